@@ -1,0 +1,94 @@
+"""The TOML file: reading, parsing, and its tables with known keys only."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import frozen
+
+from depproxy.config.errors import ConfigError, Wrong, dotted, refusal
+from depproxy.config.settings import readers
+
+_LARGEST_FILE: Final = 1 << 20
+_TOML_POSITION: Final = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
+
+
+@frozen
+class Source:
+    """A file as error messages name it, and the directory that its relative paths start from."""
+
+    name: str
+    base: Path
+
+    def refusal(self, key: tuple[str, ...], wrong: Wrong, *value: object) -> ConfigError:
+        return refusal(self.name, dotted(*key), wrong, *value)
+
+    def refuse_unknown(self, table: Mapping[str, object], known: Sequence[str], at: tuple[str, ...] = ()) -> None:
+        """Raise for the first key that is not ``known``. Its value may be a misplaced password."""
+        for name in table:
+            if name not in known:
+                raise self.refusal((*at, name), Wrong("unknown key" + suggestion(name, known)))
+
+    def subtable(self, parent: Mapping[str, Any], *at: str) -> dict[str, Any]:
+        """The table ``at[-1]`` of ``parent``, empty where it is not written."""
+        found = parent.get(at[-1], {})
+        if not isinstance(found, dict):
+            raise self.refusal(at, Wrong(f"must be a table, written [{dotted(*at)}]"), found)
+        return found
+
+    def table(self, settings: type, parent: Mapping[str, Any], *at: str) -> dict[str, Any]:
+        """The keys that the table ``at`` writes, read as the class ``settings`` says."""
+        table = self.subtable(parent, *at)
+        known = readers(settings)
+        self.refuse_unknown(table, tuple(known), at)
+        found = {}
+        for name, value in table.items():
+            try:
+                found[name] = known[name](value, self.base)
+            except Wrong as wrong:
+                raise self.refusal((*at, name), wrong, value) from None
+        return found
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """What to write instead of ``name``: the nearest of ``known``, or all of them."""
+    near = difflib.get_close_matches(name.lower()[:100], known, n=1)
+    return f'; did you mean "{near[0]}"?' if near else f"; known here: {', '.join(known)}"
+
+
+def read(path: Path) -> bytes:
+    """The content of the configuration file. Raises ConfigError."""
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_LARGEST_FILE + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path}: cannot be read ({reason}); must be a readable TOML file") from None
+    if len(content) > _LARGEST_FILE:
+        raise ConfigError(f"{path}: must be a file of at most {_LARGEST_FILE} bytes")
+    return content
+
+
+def parse(name: str, content: bytes) -> dict[str, Any]:
+    """The TOML document in ``content``. Raises ConfigError that names the line."""
+    try:
+        # Editors on Windows put a byte order mark first.
+        return tomllib.loads(content.decode().removeprefix("\ufeff"))
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{name}:{line}: is not UTF-8; TOML files are") from None
+    except tomllib.TOMLDecodeError as error:
+        found = _TOML_POSITION.fullmatch(str(error))
+        message = found[1] if found else str(error)
+        line_number = found[2] if found and found[2] else content.rstrip().count(b"\n") + 1
+        hint = "; text must stand in quotes" if message == "Invalid value" else ""
+        raise ConfigError(f"{name}:{line_number}: is not TOML: {message}{hint}") from None
+    except ValueError:
+        raise ConfigError(f"{name}: is not TOML that can be read: a number has too many digits") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: is not TOML that can be read: arrays or tables are nested too deep") from None

@@ -1,0 +1,271 @@
+"""The configuration: what a file, the command line and the environment mean."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from ipaddress import ip_network
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from attrs import NOTHING, fields
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
+
+from depproxy.config import (
+    CacheSettings,
+    ConfigError,
+    GroupSettings,
+    IndexSettings,
+    MirrorSettings,
+    ServerSettings,
+    Settings,
+    StorageSettings,
+    UpstreamSettings,
+    format_duration,
+    load,
+)
+from depproxy.config.settings import OnMissing, readers
+from tests import configurations
+from tests.configurations import HOME, HUB, LOOPBACK, load_text, to_toml
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_no_file_is_a_mirror_of_docker_hub_on_loopback() -> None:
+    assert load(None, environ=HOME) == Settings(
+        server=ServerSettings(
+            listen=("tcp:5000:interface=127.0.0.1",),
+            public_url="http://127.0.0.1:5000",
+            drain_timeout=30,
+            stall_timeout=60,
+            max_connections=10_000,
+        ),
+        storage=StorageSettings(Path("/home/ci/.local/state/depproxy")),
+        index=IndexSettings("embedded"),
+        cache=CacheSettings(serve_stale=604800, revalidate_timeout=3, negative_ttl=30, documents_ttl=30),
+        upstreams={
+            "docker.io": UpstreamSettings(
+                name="docker.io",
+                url="https://registry-1.docker.io",
+                token_hosts=("auth.docker.io",),
+                max_connections=64,
+                on_404="follow",
+                connect_timeout=10,
+                first_byte_timeout=30,
+                silence_timeout=60,
+                retries=3,
+            )
+        },
+        mirror=MirrorSettings("local", "docker.io", LOOPBACK, unix_sockets=False),
+        groups={"local": GroupSettings("local", enabled=True)},
+    )
+
+
+@given(st.data())
+def test_any_correct_file_loads_to_what_is_written(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        document, expected = data.draw(configurations.settings(Path(directory)))
+        path = Path(directory, "depproxy.toml")
+        path.write_text(to_toml(document), encoding="utf-8", newline="")
+        found = load(path, environ={})
+        assert found == expected
+        for name, upstream in expected.upstreams.items():
+            assert found.upstreams[name].freshness == upstream.freshness
+
+
+def test_byte_order_mark_and_windows_line_ends_are_no_mistakes() -> None:
+    assert load_text('\ufeff[index]\r\nurl = "redis://h"\r\n').index.url == "redis://h"
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"STATE_DIRECTORY": "/var/lib/depproxy", "XDG_STATE_HOME": "/s", **HOME}, "/var/lib/depproxy"),
+        ({"STATE_DIRECTORY": "/var/lib/a:/var/lib/b"}, "/var/lib/a"),
+        ({"XDG_STATE_HOME": "/s", **HOME}, "/s/depproxy"),
+        ({"XDG_STATE_HOME": "relative", **HOME}, "/home/ci/.local/state/depproxy"),
+        (HOME, "/home/ci/.local/state/depproxy"),
+    ],
+)
+def test_data_goes_where_the_environment_says(environ: Mapping[str, str], expected: str) -> None:
+    assert load(None, environ=environ).storage.path == Path(expected)
+
+
+def test_without_a_home_the_data_goes_to_the_users_own() -> None:
+    assert load(None, environ={}).storage.path.parts[-3:] == (".local", "state", "depproxy")
+
+
+@pytest.mark.parametrize("environ", [{"STATE_DIRECTORY": "lib"}, {"HOME": "ci"}])
+def test_relative_directories_in_the_environment_are_refused(environ: Mapping[str, str]) -> None:
+    with pytest.raises(ConfigError, match=rf"^environment: {next(iter(environ))} = .* absolute path"):
+        load(None, environ=environ)
+
+
+def test_the_command_line_wins(tmp_path: Path) -> None:
+    found = load_text(
+        'server.listen = ["tcp:1"]\nstorage.path = "/a"\n[upstreams."ghcr.io"]\nurl = "http://a"\nretries = 7',
+        listen=["tcp:2:interface=127.0.0.1", r"tcp:2:interface=\:\:1"],
+        data=tmp_path,
+        upstreams={"ghcr.io": "http://b/", "quay.io": "http://c"},
+    )
+    assert found.server.listen == ("tcp:2:interface=127.0.0.1", r"tcp:2:interface=\:\:1")
+    assert found.server.public_url == "http://127.0.0.1:2"
+    assert found.storage.path == tmp_path
+    assert found.upstreams["ghcr.io"] == UpstreamSettings("ghcr.io", "http://b", retries=7)
+    assert found.upstreams["quay.io"] == UpstreamSettings("quay.io", "http://c")
+    assert found.upstreams["docker.io"] == HUB
+
+
+def test_a_hub_elsewhere_sends_no_password_to_docker() -> None:
+    found = load(None, upstreams={"docker.io": "http://127.0.0.1:7000"}, environ=HOME)
+    assert found.upstreams["docker.io"].token_hosts == ()
+
+
+def test_relative_data_starts_at_the_working_directory() -> None:
+    assert load(None, data=Path("x"), environ={}).storage.path == Path(os.path.abspath("x"))
+
+
+@pytest.mark.parametrize(
+    ("listen", "expected"),
+    [
+        ("tcp:80:interface=192.0.2.1", "http://192.0.2.1:80"),
+        (r"tcp:5000:interface=\:\:1", "http://[::1]:5000"),
+        ("tcp:0:interface=127.0.0.1", "http://127.0.0.1"),
+        ("unix:/run/x.sock", "http://localhost"),
+    ],
+)
+def test_public_url_is_the_first_listener(listen: str, expected: str) -> None:
+    assert load(None, listen=["systemd:domain=INET:name=web", listen], environ=HOME).server.public_url == expected
+
+
+def test_public_url_of_a_tls_listener_is_https(tmp_path: Path) -> None:
+    pem = tmp_path / "key.pem"
+    pem.touch()
+    found = load(None, listen=[f"ssl:5443:privateKey={pem}:certKey={pem}:interface=127.0.0.1"], environ=HOME)
+    assert found.server.public_url == "https://127.0.0.1:5443"
+
+
+def test_public_url_of_all_interfaces_has_a_host_name() -> None:
+    assert re.fullmatch(r"http://[^/:]+:5000", load(None, listen=["tcp:5000"], environ=HOME).server.public_url)
+
+
+def test_upstream_knows_its_host_and_its_first_matching_freshness() -> None:
+    upstream = UpstreamSettings(
+        "x.io", "https://x.io:5000/path", freshness=(("v1.*", math.inf), ("v*", 60.0), ("[ab]?", 5.0))
+    )
+    assert upstream.host == "x.io:5000"
+    ages = [upstream.freshness_of(tag) for tag in ("v1.2", "v2", "b1", "V2", "c1", "")]
+    assert ages == [math.inf, 60, 5, 0, 0, 0]
+
+
+def test_files_are_found_beside_the_configuration(tmp_path: Path, certificate: bytes) -> None:
+    (tmp_path / "token").write_text("hunter2\n")
+    (tmp_path / "ca.pem").write_bytes(certificate)
+    path = tmp_path / "depproxy.toml"
+    path.write_text('upstreams."x.io" = { username = "ci", password_file = "token", ca_file = "ca.pem" }')
+    found = load(path, environ=HOME).upstreams["x.io"]
+    assert (found.username, found.password_file, found.ca_file) == (
+        "ci",
+        tmp_path / "token",
+        tmp_path / "ca.pem",
+    )
+
+
+@pytest.fixture(scope="module")
+def certificate() -> bytes:
+    """A self-signed certificate in PEM form."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ca")])
+    start = datetime(2020, 1, 1)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, start, start + timedelta(days=36500))
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+def test_the_example_for_runner_hosts_loads() -> None:
+    found = load(ROOT / "systemd" / "depproxy.toml", environ={"STATE_DIRECTORY": "/var/lib/depproxy"})
+    assert found.storage.path == Path("/var/lib/depproxy")
+    assert found.upstreams["docker.io"] == HUB
+    assert found.mirror == MirrorSettings()
+
+
+def _documented() -> dict[str, str]:
+    """The reference's text of each key, by table and key."""
+    found = {}
+    text = (ROOT / "docs" / "configuration.rst").read_text()
+    for table, section in re.findall(r"\n``\[([a-z]+)[^\n]*\n-+\n(.*?)(?=\n``\[|\Z)", text, re.DOTALL):
+        for keys, body in re.findall(r"(?m)^(``[^\n]+)\n((?:    [^\n]*\n|\n)+)", section):
+            found.update({f"{table}.{key}": body for key in re.findall(r"``(\w+)``", keys)})
+    return found
+
+
+TABLES = {
+    "server": ServerSettings,
+    "storage": StorageSettings,
+    "index": IndexSettings,
+    "cache": CacheSettings,
+    "upstreams": UpstreamSettings,
+    "mirror": MirrorSettings,
+    "groups": GroupSettings,
+}
+
+
+def test_every_key_and_its_default_is_in_the_reference() -> None:
+    documented = _documented()
+    keys = {f"{table}.{key}" for table, settings in TABLES.items() for key in readers(settings)}
+    assert documented.keys() == keys
+    for table, settings in TABLES.items():
+        for field in fields(settings):
+            key = f"{table}.{field.name}"
+            if key in keys and key != "server.public_url" and field.default not in (NOTHING, None):
+                written = "{}" if field.name == "freshness" else _written(field.default)
+                assert f"``{written}``" in documented[key], key
+
+
+def _written(default: object) -> str:
+    """A default as the reference writes it."""
+    if isinstance(default, float):
+        return '"60s"' if default == 60 else f'"{format_duration(default)}"'
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, tuple):
+        return "[" + ", ".join(f'"{item}"' for item in default) + "]"
+    return f'"{default}"' if isinstance(default, str) else str(default)
+
+
+def test_every_example_of_the_reference_loads(tmp_path: Path, certificate: bytes) -> None:
+    text = (ROOT / "docs" / "configuration.rst").read_text()
+    examples = re.findall(r"::\n\n((?: {4,8}[^\n]*\n|\n)+)", text)
+    assert len(examples) > 25
+    (tmp_path / "token").write_text("x")
+    (tmp_path / "ca").write_bytes(certificate)
+    for number, example in enumerate(examples):
+        if "$ depproxy" in example:
+            continue
+        toml = re.sub(r"(?m)^ +", "", example).replace("/run/credentials/depproxy.service/hub-token", "token")
+        toml = toml.replace("/etc/depproxy/company-ca.pem", "ca")
+        header = "" if "[" in toml.split("=")[0] else '[upstreams."x.io"]\n'
+        (tmp_path / f"{number}.toml").write_text(header + toml)
+        load(tmp_path / f"{number}.toml", environ=HOME)
+
+
+def test_importing_the_configuration_installs_no_reactor() -> None:
+    program = "import depproxy.config, sys; sys.exit('twisted.internet.reactor' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
+
+
+def test_choices() -> None:
+    assert get_args(OnMissing) == ("follow", "keep")
+    assert load_text('mirror.anonymous = ["10.0.0.1"]').mirror.anonymous == (ip_network("10.0.0.1/32"),)

@@ -1,0 +1,283 @@
+"""What each mistake in the configuration says: one line, with file, key, value and what would be right."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from depproxy.config import (
+    ConfigError,
+    load,
+    mask,
+    upstream_option,
+)
+from tests import configurations
+from tests.configurations import HOME, load_text, to_toml
+
+
+def mistake(toml: str, **overrides: Any) -> str:
+    """The error that a file with this content causes: one line, here without the file's directory."""
+    with pytest.raises(ConfigError) as caught:
+        load_text(toml, **overrides)
+    message = str(caught.value)
+    assert message.splitlines() == [message]
+    return re.sub(r"^\S*/(?=depproxy\.toml)", "", message)
+
+
+def complaint(content: bytes) -> str:
+    """What is wrong with a file of ``content``, without its name; empty if nothing is."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "depproxy.toml")
+        path.write_bytes(content)
+        try:
+            load(path, environ=HOME)
+        except ConfigError as error:
+            message = str(error)
+        else:
+            return ""
+    assert message.isprintable()
+    assert message.startswith(f"{path}:")
+    return message.removeprefix(f"{path}:")
+
+
+@given(configurations.documents())
+def test_any_document_loads_or_says_in_one_line_what_is_wrong(document: dict[str, Any]) -> None:
+    assert "u:p" not in complaint(to_toml(document).encode())
+
+
+@given(st.binary(max_size=200) | st.text("[]{}=\"'#.\n\r\\a0-", max_size=60).map(str.encode))
+def test_any_bytes_load_or_say_in_one_line_what_is_wrong(content: bytes) -> None:
+    complaint(content)
+
+
+MISTAKES = [
+    ("a = ", "depproxy.toml:1: is not TOML: Invalid value; text must stand in quotes"),
+    ("[index]\n\nurl = embedded\n", "depproxy.toml:3: is not TOML: Invalid value; text must stand in quotes"),
+    ("[index]\n[index]\n", "depproxy.toml:2: is not TOML: Cannot declare ('index',) twice"),
+    (
+        "a = " + "[" * 5000,
+        "depproxy.toml: is not TOML that can be read: arrays or tables are nested too deep",
+    ),
+    ("a = " + "1" * 5000, "depproxy.toml: is not TOML that can be read: a number has too many digits"),
+    ("serve = 1", 'depproxy.toml: serve: unknown key; did you mean "server"?'),
+    ("server = 1", "depproxy.toml: server = 1: must be a table, written [server]"),
+    ("[server]\nworkers = 4", "depproxy.toml: server.workers: unknown key; known here: listen, public_url, "),
+    ('[users.alice]\npassword = "x"', "depproxy.toml: users: unknown key; "),
+    (
+        '[upstreams."ghcr.io"]\nmax_conections = 1',
+        'upstreams."ghcr.io".max_conections: unknown key; did you mean ',
+    ),
+    (
+        '[upstreams."ghcr.io"]\nmax_connections = 0',
+        'upstreams."ghcr.io".max_connections = 0: must be a whole number',
+    ),
+    (
+        'upstreams."ghcr.io".retries = 0x' + "f" * 5000,
+        "retries = (a number of 20000 bits): must be a whole number",
+    ),
+    ('upstreams."ghcr.io".retries = true', "retries = true: must be a whole number from 0 to 10"),
+    ('upstreams."ghcr.io".on_404 = "drop"', 'on_404 = "drop": must be "follow" or "keep"'),
+    (
+        "[upstreams.ghcr.io]",
+        'upstreams.ghcr: must be a host with a dot or a port, in quotes, such as [upstreams."ghcr',
+    ),
+    ('[upstreams."GHCR.io"]', 'upstreams."GHCR.io": must be in lower case: "ghcr.io"'),
+    (
+        '[upstreams."index.docker.io"]',
+        'upstreams."index.docker.io": is Docker Hub, whose name here is "docker.io"',
+    ),
+    ('[upstreams."a.io/b"]', 'upstreams."a.io/b": must be named by the host of its image references'),
+    (
+        'upstreams."a.io".url = "a.io"',
+        'url = "a.io": must be an http or https URL such as https://registry.example',
+    ),
+    (
+        'upstreams."a.io".url = "https://a.io/?a=b"',
+        'url = "https://a.io/?***": must be a URL without ? and #',
+    ),
+    ('upstreams."a.io".url = "https://a.io/v2/"', "must be the registry's URL without /v2 at its end"),
+    ('upstreams."a.io".url = "https://a.io/a b"', "must have a plain path or none"),
+    ('upstreams."a.io".url = "https://a.io/../b"', "must have a plain path or none"),
+    ('upstreams."a.io".url = "https://a.io:0"', "must have a port from 1 to 65535"),
+    ('upstreams."a.io".url = "https://256.1.1.1"', "must be a host or host:port"),
+    ('upstreams."a.io".url = "https://[::1%eth0]"', "must be a host or host:port"),
+    ('upstreams."a.io".proxy = "http://p"', "must be the URL of a forward proxy, http://host:port"),
+    ('upstreams."a.io".proxy = "https://p:1"', "must be the URL of a forward proxy, http://host:port"),
+    ('upstreams."a.io".prefixes = "hub"', 'prefixes = "hub": must be an array in square brackets'),
+    ('upstreams."a.io".prefixes = ["a/b"]', 'prefixes[0] = "a/b": must be one path segment'),
+    ('upstreams."a.io".prefixes = ["v2"]', 'prefixes[0] = "v2": is an address of depproxy itself'),
+    ('upstreams."a.io".prefixes = ["a", "a"]', 'prefixes[1] = "a": stands there twice'),
+    (
+        'upstreams."a.io".prefixes = ["docker.io"]',
+        'prefixes[0] = "docker.io": must be free, but means upstream',
+    ),
+    (
+        'upstreams."a.io".prefixes = ["x"]\nupstreams."b.io".prefixes = ["y", "x"]',
+        'upstreams."b.io".prefixes[1] = "x": must be free, but means upstream "a.io"',
+    ),
+    ('upstreams."a.io".username = "ci"', 'username = "ci": needs password_file beside it'),
+    ('upstreams."a.io".username = "c:i"', "must be a user name of 1 to 255 characters without a colon"),
+    (
+        'upstreams."a.io".password_file = "/etc/passwd"',
+        'password_file = "/etc/passwd": needs username beside it',
+    ),
+    (
+        'upstreams."a.io".password_file = "no"',
+        'password_file = "no": must be a readable file (No such file or dir',
+    ),
+    ('upstreams."a.io".password_file = "/etc"', 'password_file = "/etc": must be a regular file'),
+    ('upstreams."a.io".password_file = "a\\u0000"', 'password_file = "a\\u0000": must be a path'),
+    ('upstreams."a.io".password_file = "~/x"', "must be written in full; ~ is not expanded"),
+    ('upstreams."a.io".ca_file = "/etc/passwd"', "must hold certificates in PEM form"),
+    (
+        'upstreams."a.io".freshness = { "v*" = "1 week" }',
+        'freshness."v*" = "1 week": must be a duration from "0s"',
+    ),
+    (
+        'upstreams."a.io".freshness = { "v/1" = "1s" }',
+        'freshness."v/1" = "1s": the pattern may have the characters',
+    ),
+    (
+        'upstreams."a.io".freshness = "30s"',
+        'freshness = "30s": must be a table of tag patterns and durations',
+    ),
+    ("cache.serve_stale = 7", 'cache.serve_stale = 7: needs a unit: "7s" for 7 seconds'),
+    ("cache.serve_stale = false", "cache.serve_stale = false: must be a duration from"),
+    (
+        'cache.negative_ttl = "2d"',
+        'cache.negative_ttl = "2d": must be a duration from "0s" to "1d", such as "30s"',
+    ),
+    ("cache.revalidate_timeout = 0", 'cache.revalidate_timeout = 0: must be a duration from "100ms" to "1m"'),
+    ("server.listen = []", "server.listen = []: must have from 1 to 32 items, not 0"),
+    (
+        'server.listen = ["udp:1"]',
+        'listen[0] = "udp:1": must be a Twisted endpoint string of kind tcp, ssl, unix, ',
+    ),
+    ('server.listen = [""]', 'listen[0] = "": must be a Twisted endpoint string'),
+    ('server.listen = ["tcp:70000"]', 'listen[0] = "tcp:70000": must have a port from 1 to 65535'),
+    (
+        'server.listen = ["tcp:1:interface=::1"]',
+        "must be written like tcp:5000:interface=127.0.0.1, every option",
+    ),
+    ('server.listen = ["tcp:1:interface=eth0"]', "must have an IP address as interface"),
+    ('server.listen = ["tcp:1:mode=1"]', "mode is no option of tcp; known are interface, backlog"),
+    ('server.listen = ["ssl:1"]', "must name its key and certificate: ssl:5443:privateKey="),
+    (
+        'server.listen = ["ssl:1:privateKey=/no"]',
+        "privateKey must be a readable file (No such file or directory)",
+    ),
+    ('server.listen = ["unix:/x:mode=9"]', "must have an octal number as mode"),
+    ('server.listen = ["systemd:name=web"]', "must have domain=INET, INET6 or UNIX"),
+    ('server.listen = ["systemd:domain=INET"]', "must have either name"),
+    ("server.listen = ['tcp:1\\']", "must not end in a backslash"),
+    ('server.public_url = "http://h/path"', "must have no path, because clients ask at /v2"),
+    (
+        'storage.path = "/etc/passwd"',
+        'storage.path = "/etc/passwd": must be a directory; there is a file of that name',
+    ),
+    ("storage.path = 1979-05-27", "storage.path = 1979-05-27: must be a path in quotes"),
+    ('index.url = "http://h"', 'index.url = "http://h": must be "embedded", redis://host:port/0'),
+    ('index.url = "redis://u@h"', 'index.url = "redis://***@h": must be "embedded"'),
+    ('index.url = "redis://h:x"', "the host of the Redis must be a host or host:port"),
+    (
+        'mirror.anonymous = ["10.1.2.3/8"]',
+        'has bits set beyond its prefix length; that network is "10.0.0.0/8"',
+    ),
+    ('mirror.anonymous = ["all"]', 'mirror.anonymous[0] = "all": must be a network in CIDR notation'),
+    ("mirror.anonymous = [[]]", "mirror.anonymous[0] = []: must be a string in quotes"),
+    ('mirror.upstream = "gcr.io"', 'mirror.upstream = "gcr.io": must be a configured upstream; '),
+    ('mirror.unix_sockets = "yes"', 'mirror.unix_sockets = "yes": must be true or false'),
+    ('mirror.group = "a//b"', 'mirror.group = "a//b": must be a group path such as "acme"'),
+    (
+        "[groups.acme.tools]\nenabled = true",
+        'groups.acme: has no tables; a nested group is written [groups."acme/tools"]',
+    ),
+    ("[groups.acme]\n[groups.Acme]", "groups.Acme: is there twice; upper and lower case are the same"),
+    ('[groups."-a"]', "groups.-a: must be a group path"),
+    ('[groups."a/dependency_proxy"]', "may have no segment dependency_proxy"),
+    ("groups.acme.enabled = 1", "groups.acme.enabled = 1: must be true or false"),
+]
+
+
+@pytest.mark.parametrize(("toml", "expected"), MISTAKES, ids=[toml[:40] for toml, _ in MISTAKES])
+def test_mistake(toml: str, expected: str) -> None:
+    message = mistake(toml)
+    assert message.startswith("depproxy.toml:")
+    assert expected in message
+
+
+@pytest.mark.parametrize(
+    "toml",
+    [
+        'upstreams."a.io".url = "https://ci:hunter2@a.io"',
+        'upstreams."a.io".url = "https://ci:hunter2/@a.io"',
+        'upstreams."a.io".url = "ci:hunter2@a.io"',
+        'upstreams."a.io".url = "https://a.io?password=hunter2"',
+        'upstreams."a.io".proxy = "http://ci:hunter2@proxy:3128"',
+        'upstreams."a.io".password = "hunter2"',
+        'upstreams."https://ci:hunter2@a.io" = {}',
+        'server.public_url = "https://ci:hunter2@a.io"',
+        'index.url = "redis://:hunter2@/x"',
+        'index.url = ["redis://:hunter2@h"]',
+        'index = "redis://:hunter2@h"',
+    ],
+)
+def test_no_message_has_a_password(toml: str) -> None:
+    assert "hunter2" not in mistake(toml)
+
+
+def test_credentials_in_a_url_are_refused_with_the_way_to_write_them() -> None:
+    assert mistake('upstreams."a.io".url = "https://ci:hunter2@a.io"') == (
+        'depproxy.toml: upstreams."a.io".url = "https://***@a.io": '
+        "must have no user name or password in the URL; use the keys username and password_file"
+    )
+    assert "hunter2" not in repr(load_text('index.url = "redis://:hunter2@h"'))
+
+
+@given(st.text(), st.text(), st.sampled_from(("", "https://", "docker.io=https://")))
+def test_masked_text_has_nothing_before_its_last_at_sign(secret: str, rest: str, start: str) -> None:
+    assume("@" not in rest and "://" not in secret and "=" not in secret)
+    masked = mask(f"{start}{secret}@{rest}")
+    assert masked.startswith(f"{start}***@")
+    assert "***@" + rest == masked[len(start) :] or "?***" in masked
+
+
+def test_mistakes_of_the_command_line_name_the_option(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert mistake("", listen=["tcp"]).startswith('command line: --listen = "tcp": must be written like')
+    assert mistake("", data=tmp_path / "file").startswith("command line: --data = ")
+    assert mistake("", upstreams={"x": "http://x"}).startswith('command line: --upstream = "x": must be a host')
+    assert mistake("", upstreams={"x.io": "x"}).startswith('command line: --upstream x.io = "x": must be an http')
+
+
+def test_upstream_option() -> None:
+    assert upstream_option("ghcr.io=http://127.0.0.1:1/a=b".replace("=b", "/")) == (
+        "ghcr.io",
+        "http://127.0.0.1:1/a",
+    )
+    for text in ("ghcr.io", "=http://x", "GHCR.io=http://x", "x.io=ftp://x", "https://ci:hunter2=@x.io"):
+        with pytest.raises(ConfigError, match=r"^command line: --upstream = ") as caught:
+            upstream_option(text)
+        assert "hunter2" not in str(caught.value)
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    for path, reason in (
+        (tmp_path / "no\n", "No such file"),
+        (tmp_path, "Is a directory"),
+        (Path("a\0b"), "null"),
+    ):
+        with pytest.raises(ConfigError, match=reason) as caught:
+            load(path, environ=HOME)
+        assert str(caught.value).isprintable()
+    (tmp_path / "latin").write_bytes(b"a = 1\nb = '\xff'")
+    with pytest.raises(ConfigError, match="latin:2: is not UTF-8"):
+        load(tmp_path / "latin", environ=HOME)
+    with pytest.raises(ConfigError, match="at most 1048576 bytes"):
+        load(Path("/dev/zero"), environ=HOME)
