@@ -1,0 +1,1 @@
+"""Speed of depproxy beside docker-registry and nginx: one machine, one run, one input, told as ratios."""
