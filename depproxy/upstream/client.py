@@ -1,0 +1,215 @@
+"""A registry as a client sees it (OCI distribution-spec, section "Pull"): `RegistryClient`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.client import HTTPConnectionPool
+from twisted.web.iweb import IResponse
+from zope.interface import implementer
+
+from depproxy.config import UpstreamSettings
+from depproxy.metrics import Metrics
+from depproxy.oci.digest import Digest
+from depproxy.oci.manifest import MANIFEST_TYPES, MAX_MANIFEST, OCI_INDEX
+from depproxy.oci.reference import Name, Reference
+from depproxy.upstream.agent import IDLE, Limits, UpstreamAgent
+from depproxy.upstream.answers import content_range, digest_of, json_object, manifest_type, media_type_of, size_of
+from depproxy.upstream.auth import Authenticator
+from depproxy.upstream.body import BlobStream, drop, read
+from depproxy.upstream.connect import Direct, IRoutes, ThroughProxy, https_policy
+from depproxy.upstream.errors import Invalid
+from depproxy.upstream.exchange import Ask, Elsewhere, Exchange
+from depproxy.upstream.http import Http, header
+from depproxy.upstream.interface import Document, IBlobStream, IUpstream, Manifest, ManifestHead
+from depproxy.upstream.ratelimit import RateLimit, RateLimits
+from depproxy.upstream.retry import Retry
+from depproxy.upstream.waiting import Permit, Permits, TimedOut, bounded
+
+MAX_DOCUMENT = 4 * 1024 * 1024
+
+# Seconds that connections in the pool get to say goodbye.
+_FAREWELL = 2.0
+
+# All of them, always, in one header: whoever is asked for one type converts, or picks a platform.
+_MANIFESTS = {"Accept": ", ".join(MANIFEST_TYPES)}
+
+
+@implementer(IUpstream)
+class RegistryClient:
+    """One upstream. Built by `make_upstream`; to be closed."""
+
+    def __init__(
+        self,
+        settings: UpstreamSettings,
+        clock: IReactorTime,
+        *,
+        pool: HTTPConnectionPool,
+        auth: Authenticator,
+        permits: Permits,
+        ratelimits: RateLimits,
+        exchange: Exchange,
+    ) -> None:
+        self.name = settings.name
+        self._silence = settings.silence_timeout
+        self._clock = clock
+        self._pool = pool
+        self._auth = auth
+        self._permits = permits
+        self._ratelimits = ratelimits
+        self._exchange = exchange
+
+    @property
+    def rate_limits(self) -> Mapping[str, RateLimit]:
+        """What upstream said last about the pulls it allows, by source."""
+        return self._ratelimits.sources
+
+    @property
+    def connections(self) -> int:
+        """How many connections are in use."""
+        return self._permits.held
+
+    async def close(self) -> None:
+        """Give up the token requests under way and close idle connections. Streams belong to those who opened
+        them."""
+        self._auth.close()
+        with suppress(TimedOut):
+            await bounded(self._pool.closeCachedConnections(), self._clock, _FAREWELL, lambda _: None)
+
+    async def head_manifest(self, repository: Name, reference: Reference) -> ManifestHead:
+        async def take(response: IResponse, _: Permit) -> ManifestHead:
+            headers = response.headers
+            return ManifestHead(digest_of(headers), media_type_of(headers), size_of(headers))
+
+        return await self._exchange.ask(Ask("HEAD", repository, f"manifests/{reference}", _MANIFESTS), take)
+
+    async def get_manifest(self, repository: Name, reference: Reference) -> Manifest:
+        async def take(response: IResponse, _: Permit) -> Manifest:
+            body = await self._read(response, MAX_MANIFEST)
+            return self._manifest(response, reference, body)
+
+        return await self._exchange.ask(Ask("GET", repository, f"manifests/{reference}", _MANIFESTS), take)
+
+    async def head_blob(self, repository: Name, digest: Digest) -> int | None:
+        async def take(response: IResponse, _: Permit) -> int | None:
+            return size_of(response.headers)
+
+        try:
+            return await self._exchange.ask(Ask("HEAD", repository, f"blobs/{digest}"), take)
+        except Elsewhere:
+            # A CDN's URL may be signed for GET alone. That upstream gave it out says that the blob is there.
+            return None
+
+    async def open_blob(self, repository: Name, digest: Digest, offset: int = 0) -> IBlobStream:
+        async def take(response: IResponse, permit: Permit) -> IBlobStream:
+            return self._stream(response, permit, offset)
+
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        return await self._exchange.ask(Ask("GET", repository, f"blobs/{digest}", headers, long=True), take)
+
+    async def get_document(self, repository: Name, path: str, query: str) -> Document:
+        async def take(response: IResponse, _: Permit) -> Document:
+            body = await self._read(response, MAX_DOCUMENT)
+            if json_object(body) is None:
+                raise Invalid(self.name, f"{path} of {repository} is no JSON document", response.code)
+            kept = {name: header(response.headers, name) for name in ("Link", "OCI-Filters-Applied")}
+            return Document(
+                body,
+                media_type_of(response.headers) or "application/json",
+                {name: value for name, value in kept.items() if value is not None},
+            )
+
+        accept = {"Accept": OCI_INDEX if path.startswith("referrers/") else "application/json"}
+        return await self._exchange.ask(Ask("GET", repository, f"{path}?{query}" if query else path, accept), take)
+
+    async def _read(self, response: IResponse, limit: int) -> bytes:
+        if response.code != 200:
+            drop(response)
+            raise Invalid(self.name, f"it answered {response.code} to a request for the whole", response.code)
+        return await read(response, self.name, self._clock, self._silence, limit)
+
+    def _manifest(self, response: IResponse, reference: Reference, body: bytes) -> Manifest:
+        algorithm = reference.algorithm if isinstance(reference, Digest) else "sha256"
+        digest = Digest.of(body, algorithm)
+        if isinstance(reference, Digest) and digest != reference:
+            raise Invalid(self.name, f"the manifest {reference} has other bytes: they are {digest}")
+        claimed = digest_of(response.headers)
+        if claimed is not None and Digest.of(body, claimed.algorithm) != claimed:
+            raise Invalid(self.name, f"manifest {reference} is said to be {claimed}, but is {digest}")
+        claimed_type = media_type_of(response.headers)
+        media_type = manifest_type(claimed_type, body)
+        # Without a digest to compare with, and perhaps without a length, only the bytes can say that they are all.
+        proven = claimed is not None or isinstance(reference, Digest)
+        if media_type is None or not (proven or json_object(body) is not None):
+            raise Invalid(self.name, f"manifest {reference} is no manifest, but {claimed_type or 'something'}")
+        return Manifest(body, media_type, digest)
+
+    def _stream(self, response: IResponse, permit: Permit, offset: int) -> IBlobStream:
+        length = response.length if isinstance(response.length, int) else None
+        size = length
+        if response.code == 206:
+            found = content_range(header(response.headers, "Content-Range"))
+            wanted = found is not None and found.start == offset
+            if found is None or not wanted or length not in (None, found.last - found.start + 1):
+                drop(response)
+                raise Invalid(self.name, f"it answered a request for the bytes from {offset} on with others", 206)
+            size = found.total
+        else:
+            offset = 0
+        return BlobStream(
+            response,
+            self.name,
+            self._clock,
+            self._silence,
+            permit.release,
+            offset=offset,
+            size=size,
+        )
+
+
+def make_upstream(
+    reactor: Any,
+    settings: UpstreamSettings,
+    metrics: Metrics,
+    *,
+    clock: IReactorTime | None = None,
+    jitter: Callable[[], float] = random.random,
+) -> RegistryClient:
+    """A client for the upstream that ``settings`` describe. ``clock`` measures all limits of time; the reactor
+    does by default."""
+    name, time = settings.name, reactor if clock is None else clock
+    pool = HTTPConnectionPool(time, persistent=True)
+    pool.maxPersistentPerHost = settings.max_connections
+    pool.cachedConnectionTimeout = IDLE
+    policy = https_policy(settings.ca_file)
+    routes: IRoutes = Direct(reactor, policy, settings.connect_timeout)
+    if settings.proxy is not None:
+        routes = ThroughProxy(reactor, policy, settings.connect_timeout, settings.proxy)
+    agent = UpstreamAgent(
+        name,
+        time,
+        pool=pool,
+        routes=routes,
+        limits=Limits(settings.connect_timeout, settings.first_byte_timeout),
+        answered=lambda method, status: metrics.upstream_requests.labels(name, method, str(status)).inc(),
+        plain_http=settings.url.startswith("http:"),
+    )
+    http = Http(name, reactor, time, agent)
+    auth = Authenticator(settings, http, time)
+    permits = Permits(settings.max_connections)
+    ratelimits = RateLimits(name, metrics)
+    exchange = Exchange(
+        settings.url,
+        http=http,
+        auth=auth,
+        permits=permits,
+        retry=Retry(time, jitter, settings.retries, settings.first_byte_timeout),
+        ratelimits=ratelimits,
+    )
+    return RegistryClient(
+        settings, time, pool=pool, auth=auth, permits=permits, ratelimits=ratelimits, exchange=exchange
+    )

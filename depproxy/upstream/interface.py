@@ -1,0 +1,100 @@
+"""What depproxy sees of an upstream: ``IUpstream``, ``IBlobStream``, ``IBodySink``, and their values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import frozen
+from zope.interface import Attribute, Interface
+
+from depproxy.oci.digest import Digest
+from depproxy.oci.reference import Name, Reference
+from depproxy.upstream.errors import UpstreamError
+
+
+@frozen
+class ManifestHead:
+    """What upstream's answer to a HEAD told; each part is None where it was not sent or not well-formed."""
+
+    digest: Digest | None
+    media_type: str | None
+    size: int | None
+
+
+@frozen
+class Manifest:
+    """A manifest as received: ``digest`` is computed from ``body``, never taken from a header."""
+
+    body: bytes
+    media_type: str
+    digest: Digest
+
+
+@frozen
+class Document:
+    """A tags list or a referrers index, as received. ``headers``: Link and OCI-Filters-Applied where sent."""
+
+    body: bytes
+    media_type: str
+    headers: Mapping[str, str]
+
+
+class IBodySink(Interface):
+    """Where the bytes of a blob go."""
+
+    def received(data: bytes) -> None:
+        """Some bytes, in order. May call ``pause``, ``resume`` and ``stop`` of its stream."""
+
+    def ended(error: UpstreamError | None) -> None:
+        """The end, told exactly once unless ``stop`` came first.
+
+        None: upstream closed the body cleanly. That proves neither length nor digest; the sink does.
+        Otherwise the body broke off, and may be continued by another ``open_blob`` from where it stopped.
+        """
+
+
+class IBlobStream(Interface):
+    """The open body of a blob. Nothing is read from upstream before ``start``."""
+
+    offset: int = Attribute("Where in the blob the first byte to come stands (0 if upstream ignored the Range).")
+    size: int | None = Attribute("Bytes in the whole blob, None where upstream did not say.")
+
+    def start(sink: IBodySink) -> None:
+        """Let the bytes flow to ``sink``. At most once."""
+
+    def pause() -> None:
+        """Stop reading from upstream (its silence is not counted meanwhile); a few bytes may still come."""
+
+    def resume() -> None:
+        """Read on."""
+
+    def stop() -> None:
+        """Drop the connection, for good and in silence: the sink hears nothing any more. May be called twice,
+        before ``start`` and after the end. A stream that is not going to be started must be stopped."""
+
+
+class IUpstream(Interface):
+    """One configured upstream registry.
+
+    Every method raises subclasses of ``UpstreamError`` alone, or ``CancelledError`` when it was cancelled,
+    which leaves nothing behind. Each has done authentication, retries and redirects when it returns.
+    """
+
+    name: str = Attribute("The upstream's configured name, such as docker.io.")
+
+    async def head_manifest(repository: Name, reference: Reference) -> ManifestHead:
+        """What upstream has under ``reference`` now. Nothing is downloaded."""
+
+    async def get_manifest(repository: Name, reference: Reference) -> Manifest:
+        """The manifest (or image index), at most 4 MiB. Its digest is computed, and compared with the reference
+        if that is a digest and with Docker-Content-Digest if that was sent: ``Invalid`` where they differ."""
+
+    async def head_blob(repository: Name, digest: Digest) -> int | None:
+        """The blob's size, None where upstream did not say. ``Refused`` does not mean that a GET would be
+        refused: some registries do not know HEAD for blobs."""
+
+    async def open_blob(repository: Name, digest: Digest, offset: int = 0) -> IBlobStream:
+        """The blob's bytes from ``offset`` on, or from 0 where upstream ignored that: see the stream's own."""
+
+    async def get_document(repository: Name, path: str, query: str) -> Document:
+        """``path`` is ``tags/list`` or ``referrers/<digest>``, ``query`` is sent as it is. At most 4 MiB."""

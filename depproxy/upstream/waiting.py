@@ -1,0 +1,134 @@
+"""Waiting for things that may never come: with a limit, in a queue, or together.
+
+The rule for all three: who is cancelled gets CancelledError, whatever the thing it waited for makes of that,
+and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+_K = TypeVar("_K")
+_T = TypeVar("_T")
+
+
+class TimedOut(Exception):
+    """The limit passed."""
+
+
+def bounded(inner: Deferred[_T], clock: IReactorTime, seconds: float, late: Callable[[_T], object]) -> Deferred[_T]:
+    """What ``inner`` gives; TimedOut after ``seconds``.
+
+    After TimedOut or CancelledError ``inner`` is cancelled, its failure dropped, and a result that it has
+    nevertheless is given to ``late``, which disposes of it.
+    """
+    settled = False
+
+    def leave() -> None:
+        nonlocal settled
+        settled = True
+        if timer.active():
+            timer.cancel()
+
+    def arrived(result: _T | Failure) -> None:
+        if not settled:
+            leave()
+            # callback() takes a Failure for what it is.
+            outer.callback(result)
+        elif not isinstance(result, Failure):
+            late(result)
+
+    def expired() -> None:
+        leave()
+        inner.cancel()
+        outer.errback(TimedOut())
+
+    def cancelled(_: object) -> None:
+        leave()
+        inner.cancel()
+
+    outer: Deferred[_T] = Deferred(cancelled)
+    timer = clock.callLater(seconds, expired)
+    inner.addBoth(arrived)
+    return outer
+
+
+class Permit:
+    """The right to hold one connection; given back once, however often ``release`` is called."""
+
+    def __init__(self, *semaphores: DeferredSemaphore) -> None:
+        self._semaphores = list(semaphores)
+
+    def release(self) -> None:
+        """Let the next one in."""
+        while self._semaphores:
+            self._semaphores.pop().release()
+
+
+class Permits:
+    """At most ``limit`` connections at once; an eighth of them (one at least, if there are two) is kept for
+    short requests, so that a tag does not wait for long downloads."""
+
+    def __init__(self, limit: int) -> None:
+        self._any = DeferredSemaphore(limit)
+        self._long = DeferredSemaphore(max(1, limit - max(1, limit // 8)))
+
+    @property
+    def held(self) -> int:
+        """How many are in use now."""
+        return self._any.limit - self._any.tokens
+
+    async def acquire(self, *, long: bool) -> Permit:
+        """Wait for a turn, without limit; cancelling gives the turn up."""
+        if not long:
+            return Permit(await self._any.acquire())
+        # Always in this order, so that nobody who may wait for a long one holds a short one.
+        first = await self._long.acquire()
+        try:
+            return Permit(first, await self._any.acquire())
+        except BaseException:
+            first.release()
+            raise
+
+
+class Shared(Generic[_K, _T]):
+    """One run per key, many waiters: each gets the outcome on a Deferred of its own, and may leave.
+
+    The run goes on when all have left: what it finds out serves those who come next.
+    """
+
+    def __init__(self) -> None:
+        self._waiters: dict[_K, list[Deferred[_T]]] = {}
+        self._runs: dict[_K, Deferred[None]] = {}
+
+    def join(self, key: _K, run: Callable[[], Coroutine[Deferred[Any], Any, _T]]) -> Deferred[_T]:
+        """The outcome of the run under way for ``key``, or of a new one of ``run``."""
+        waiters = self._waiters.get(key)
+        if waiters is not None:
+            waiter: Deferred[_T] = Deferred(waiters.remove)
+            waiters.append(waiter)
+            return waiter
+        waiters = self._waiters[key] = []
+        waiter = Deferred(waiters.remove)
+        waiters.append(waiter)
+        running = Deferred.fromCoroutine(run()).addBoth(self._over, key)
+        if key in self._waiters:
+            self._runs[key] = running
+        return waiter
+
+    def _over(self, result: _T | Failure, key: _K) -> None:
+        waiters = self._waiters.pop(key)
+        self._runs.pop(key, None)
+        # One by one: a waiter's callback may cancel another waiter.
+        while waiters:
+            waiters.pop(0).callback(result)
+
+    def cancel(self) -> None:
+        """End all runs: their waiters get CancelledError."""
+        for running in list(self._runs.values()):
+            running.cancel()
