@@ -1,0 +1,91 @@
+"""What the cache gets from the cache index, and the values that it holds."""
+
+from collections.abc import Mapping
+from urllib.parse import quote
+
+from attrs import frozen
+from zope.interface import Interface
+
+from depproxy.oci.digest import Digest
+from depproxy.oci.reference import Name, Tag
+
+
+class IndexUnavailable(Exception):
+    """The cache index did not answer: it is down, too slow, or refused. Nothing is known about what was
+    asked."""
+
+
+class IncompatibleSchema(Exception):
+    """The data in Redis was written by a later version, or is not depproxy's. It is left as it is."""
+
+
+@frozen
+class Home:
+    """One group's repository at one upstream: tags and links belong to a home, bytes to nobody."""
+
+    group: str
+    upstream: str
+    repository: Name
+
+    def __str__(self) -> str:
+        """A stable text key. Two homes have the same one only if they are equal."""
+        return "|".join(quote(part, safe="/:") for part in (self.group, self.upstream, self.repository))
+
+
+@frozen
+class TagRecord:
+    """What a tag pointed at when upstream last confirmed it, at the Unix time `checked` (seconds)."""
+
+    digest: Digest
+    media_type: str
+    size: int
+    checked: float
+
+
+@frozen
+class Link:
+    """The home is known to hold a digest, with this media type; `size` is in bytes, -1 where it is not
+    known."""
+
+    media_type: str
+    size: int
+
+
+class ICacheIndex(Interface):
+    """What is known about the bytes.
+
+    Every `async` method may raise `IndexUnavailable`: within 2 seconds, and at once while the index is known
+    to be down. A write that raised may have been done or not. All writes may be repeated without harm.
+    """
+
+    async def get_tag(home: Home, tag: Tag) -> TagRecord | None:
+        """What `tag` pointed at, or None if that is not known."""
+
+    async def put_tag(home: Home, tag: Tag, record: TagRecord) -> None:
+        """Remember what `tag` points at, in place of what was known before."""
+
+    async def forget_tag(home: Home, tag: Tag) -> None:
+        """Upstream has no such tag any more. A tag that is not known is not an error."""
+
+    async def get_link(home: Home, digest: Digest) -> Link | None:
+        """The link, or None if this home is not known to hold `digest`."""
+
+    async def put_links(home: Home, links: Mapping[Digest, Link]) -> None:
+        """Remember that `home` holds these digests. When it raised, some may be remembered and others not."""
+
+    async def put_blob(digest: Digest, size: int) -> None:
+        """A blob of `size` bytes is in the store, used just now. Called after the file is in place."""
+
+    async def forget_blob(digest: Digest) -> None:
+        """A blob is about to leave the store. Links to it stay: they say what upstream holds."""
+
+    def touch(digest: Digest) -> None:
+        """A blob was used now. Does no I/O: it is written with the next flush, if the blob is still known
+        then."""
+
+    async def flush() -> None:
+        """Write what `touch` was told. What could not be written is kept for the next flush, within
+        bounds."""
+
+    async def totals() -> tuple[int, int]:
+        """The number of blobs, and the sum of their sizes in bytes. O(1)."""

@@ -1,0 +1,266 @@
+"""The cache index in Redis."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from twisted.internet.defer import CancelledError, DeferredLock
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from depproxy.index import codec
+from depproxy.index.address import Credentials
+from depproxy.index.connection import Connection
+from depproxy.index.interface import (
+    Home,
+    ICacheIndex,
+    IncompatibleSchema,
+    IndexUnavailable,
+    Link,
+    TagRecord,
+)
+from depproxy.index.lastuse import LastUse
+from depproxy.index.server import EmbeddedRedis
+from depproxy.index.wire import ReplyError, Script, Wire
+from depproxy.oci.digest import Digest
+from depproxy.oci.reference import Tag
+
+LINKS_PER_COMMAND = 500
+USES_PER_COMMAND = 500
+MAX_USES = 100_000
+
+# Entry and sum change in one script, so that the sum is right whatever happens between. The numbers stay
+# strings: Lua's are doubles.
+PUT_BLOB = Script("""\
+local old = redis.call('HGET', KEYS[1], ARGV[1])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('INCRBY', KEYS[3], ARGV[2])
+if old then redis.call('DECRBY', KEYS[3], old) end
+redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
+""")
+FORGET_BLOB = Script("""\
+local old = redis.call('HGET', KEYS[1], ARGV[1])
+if old then redis.call('DECRBY', KEYS[3], old) end
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+""")
+TOTALS = Script("""\
+return {redis.call('HLEN', KEYS[1]), redis.call('GET', KEYS[2]) or '0'}
+""")
+# Only forward, and only what is still known. (ZADD XX GT would do, from Redis 6.2 on.)
+TOUCH = Script("""\
+for i = 1, #ARGV, 2 do
+  local last = redis.call('ZSCORE', KEYS[1], ARGV[i])
+  if last and tonumber(last) < tonumber(ARGV[i + 1]) then
+    redis.call('ZADD', KEYS[1], ARGV[i + 1], ARGV[i])
+  end
+end
+""")
+
+
+@implementer(ICacheIndex)
+class RedisIndex:
+    """`ICacheIndex` on one Redis.
+
+    `name` is how messages call it (no password in it); `now` gives Unix time. Last uses are written every
+    `flush_interval` seconds, and each operation is bounded to `limit` seconds. With a `server` of our own,
+    that is started before and stopped after the connection to it.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        now: Callable[[], float],
+        endpoint: IStreamClientEndpoint,
+        name: str,
+        *,
+        credentials: Credentials | None = None,
+        database: int = 0,
+        server: EmbeddedRedis | None = None,
+        flush_interval: float = 5.0,
+        limit: float = 2.0,
+    ) -> None:
+        self._now = now
+        self._name = name
+        self._credentials = credentials
+        self._database = database
+        self._server = server
+        self._redis = Connection(clock, endpoint, name, self._prepare, limit)
+        self._uses = LastUse(MAX_USES)
+        self._flushing = DeferredLock()
+        self._flush_failed = False
+        self._flush_interval = flush_interval
+        self._flusher = LoopingCall(self._flush_quietly)
+        self._flusher.clock = clock
+        self._policy: str | None = None
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Start the server if it is ours, then connect.
+
+        A Redis that cannot be reached is not an error: it is logged, and tried again in the background.
+        Raises `IncompatibleSchema`, and what the server's start raises.
+        """
+        self._stopping = False
+        if self._server is not None:
+            await self._server.start()
+        try:
+            await self._redis.start()
+        except IncompatibleSchema:
+            await self._stop_server()
+            raise
+        if not self._stopping:
+            self._flusher.start(self._flush_interval, now=False).addErrback(self._flusher_ended)
+
+    async def stop(self) -> None:
+        """Write the last uses that wait, as far as that works, then close the connection and stop our
+        server."""
+        self._stopping = True
+        if self._flusher.running:
+            self._flusher.stop()
+        await self._flush_quietly()
+        await self._redis.stop()
+        await self._stop_server()
+
+    async def get_tag(self, home: Home, tag: Tag) -> TagRecord | None:
+        value = await self._redis.call("HGET", codec.tags_key(home), tag)
+        return codec.decode_tag(value) if isinstance(value, bytes) else None
+
+    async def put_tag(self, home: Home, tag: Tag, record: TagRecord) -> None:
+        await self._redis.call("HSET", codec.tags_key(home), tag, codec.encode_tag(record))
+
+    async def forget_tag(self, home: Home, tag: Tag) -> None:
+        await self._redis.call("HDEL", codec.tags_key(home), tag)
+
+    async def get_link(self, home: Home, digest: Digest) -> Link | None:
+        value = await self._redis.call("HGET", codec.links_key(home), digest)
+        return codec.decode_link(value) if isinstance(value, bytes) else None
+
+    async def put_links(self, home: Home, links: Mapping[Digest, Link]) -> None:
+        until = self._redis.deadline()
+        items = list(links.items())
+        # One chunk after the other: the commands of others pass between them.
+        for start in range(0, len(items), LINKS_PER_COMMAND):
+            chunk = items[start : start + LINKS_PER_COMMAND]
+            words = [word for digest, link in chunk for word in (digest, codec.encode_link(link))]
+            await self._redis.call("HSET", codec.links_key(home), *words, until=until)
+
+    async def put_blob(self, digest: Digest, size: int) -> None:
+        keys = (codec.SIZES, codec.USED, codec.BYTES)
+        await self._redis.run(PUT_BLOB, keys, (digest, size, int(self._now())))
+
+    async def forget_blob(self, digest: Digest) -> None:
+        await self._redis.run(FORGET_BLOB, (codec.SIZES, codec.USED, codec.BYTES), (digest,))
+
+    async def totals(self) -> tuple[int, int]:
+        match await self._redis.run(TOTALS, (codec.SIZES, codec.BYTES), ()):
+            case [int(count), bytes(total)]:
+                return count, int(total)
+            case reply:
+                raise IndexUnavailable(f"cache index at {self._name}: unexpected totals {reply!r}")
+
+    def touch(self, digest: Digest) -> None:
+        self._uses.touch(digest, int(self._now()))
+
+    async def flush(self) -> None:
+        until = self._redis.deadline()
+        await self._flushing.acquire()
+        try:
+            # What is told meanwhile is for the next flush, or this one might never end.
+            left = len(self._uses)
+            while left > 0 and (batch := self._uses.take(min(left, USES_PER_COMMAND))):
+                left -= len(batch)
+                await self._write_uses(batch, until)
+        finally:
+            self._flushing.release()
+
+    async def _write_uses(self, batch: Mapping[Digest, int], until: float) -> None:
+        words = [word for digest, when in batch.items() for word in (digest, when)]
+        try:
+            await self._redis.run(TOUCH, (codec.USED,), words, until=until)
+        except BaseException:
+            self._uses.put_back(batch)
+            raise
+
+    async def _flush_quietly(self) -> None:
+        """Flush, and log a failure once, until it works again. Raises nothing: a LoopingCall ends at an
+        exception."""
+        try:
+            await self.flush()
+        except CancelledError:
+            raise
+        except IndexUnavailable as error:
+            if not self._flush_failed:
+                self._log.warn(
+                    "cache index: the last uses of {count} blobs wait to be written: {error}",
+                    count=len(self._uses),
+                    error=str(error),
+                )
+            self._flush_failed = True
+        except Exception:
+            self._log.failure("cache index: could not write the last uses")
+        else:
+            self._flush_failed = False
+
+    def _flusher_ended(self, failure: Failure) -> None:
+        self._log.failure("cache index: last uses are not written any more", failure=failure)
+
+    async def _stop_server(self) -> None:
+        if self._server is not None:
+            await self._server.stop()
+
+    async def _prepare(self, wire: Wire) -> None:
+        """What each new connection begins with."""
+        if self._credentials is not None:
+            await _authenticate(wire, self._credentials)
+        if self._database:
+            await wire.send("SELECT", self._database)
+        await self._check_schema(wire)
+        await self._check_policy(wire)
+
+    async def _check_schema(self, wire: Wire) -> None:
+        found = await wire.send("GET", codec.SCHEMA_KEY)
+        if found is None:
+            await wire.send("SET", codec.SCHEMA_KEY, codec.SCHEMA, "NX")
+            found = await wire.send("GET", codec.SCHEMA_KEY)
+        text = found.decode("utf-8", "replace") if isinstance(found, bytes) else repr(found)
+        if text != str(codec.SCHEMA):
+            raise IncompatibleSchema(
+                f"the cache index at {self._name} has schema {text!r}, and this version of depproxy knows"
+                f" {codec.SCHEMA}: run the version that wrote it, or use another database"
+            )
+
+    async def _check_policy(self, wire: Wire) -> None:
+        """Warn where Redis may throw away entries by itself: then sums go wrong, and cached blobs are
+        forgotten."""
+        try:
+            info = await wire.send("INFO", "memory")
+        except ReplyError:
+            info = b""
+        found = re.search(rb"^maxmemory_policy:(\S+)", info, re.M) if isinstance(info, bytes) else None
+        policy = found[1].decode("ascii", "replace") if found else "one that it does not tell"
+        if policy not in ("noeviction", self._policy):
+            self._log.warn(
+                "cache index: the maxmemory-policy of Redis at {name} is {policy}. It must be noeviction, or Redis"
+                " throws away entries of the cache index when its memory is full: cached blobs are forgotten, and"
+                " sums are wrong.",
+                name=self._name,
+                policy=policy,
+            )
+        self._policy = policy
+
+
+async def _authenticate(wire: Wire, credentials: Credentials) -> None:
+    words = (credentials.password,) if credentials.username is None else (credentials.username, credentials.password)
+    try:
+        await wire.send("AUTH", *words)
+    except ReplyError as error:
+        # An error may quote the command that it is about. Its code alone is safe to show.
+        code = re.match(r"(WRONGPASS|NOPERM|NOAUTH|LOADING|BUSY)\b", str(error))
+        raise IndexUnavailable(f"AUTH was refused{f' ({code[1]})' if code else ''}") from None

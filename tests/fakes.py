@@ -1,0 +1,331 @@
+"""Small real implementations of the interfaces, kept in memory, checked by the same tests as the real ones."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from depproxy.index.interface import Home, ICacheIndex, IndexUnavailable, Link, TagRecord
+from depproxy.oci.digest import Digest
+from depproxy.oci.manifest import OCI_MANIFEST
+from depproxy.oci.reference import Name, Reference, Tag
+from depproxy.upstream.errors import Invalid, NotFound, UpstreamError
+from depproxy.upstream.interface import Document, IBlobStream, IBodySink, IUpstream, Manifest, ManifestHead
+
+T = TypeVar("T")
+
+
+@implementer(ICacheIndex)
+class MemoryIndex:
+    """`ICacheIndex` in memory. With `available` set to False every async method raises `IndexUnavailable`.
+
+    `now` gives Unix time. `used` is what the real one has in its sorted set: the last use of each known blob in
+    whole seconds, as of the last flush.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.available = True
+        self.used: dict[Digest, int] = {}
+        self._now = now
+        self._tags: dict[tuple[Home, Tag], TagRecord] = {}
+        self._links: dict[tuple[Home, Digest], Link] = {}
+        self._sizes: dict[Digest, int] = {}
+        self._touched: dict[Digest, int] = {}
+
+    async def get_tag(self, home: Home, tag: Tag) -> TagRecord | None:
+        self._ask()
+        return self._tags.get((home, tag))
+
+    async def put_tag(self, home: Home, tag: Tag, record: TagRecord) -> None:
+        self._ask()
+        self._tags[home, tag] = record
+
+    async def forget_tag(self, home: Home, tag: Tag) -> None:
+        self._ask()
+        self._tags.pop((home, tag), None)
+
+    async def get_link(self, home: Home, digest: Digest) -> Link | None:
+        self._ask()
+        return self._links.get((home, digest))
+
+    async def put_links(self, home: Home, links: Mapping[Digest, Link]) -> None:
+        self._ask()
+        for digest, link in links.items():
+            self._links[home, digest] = link
+
+    async def put_blob(self, digest: Digest, size: int) -> None:
+        self._ask()
+        self._sizes[digest] = size
+        self.used[digest] = int(self._now())
+
+    async def forget_blob(self, digest: Digest) -> None:
+        self._ask()
+        self._sizes.pop(digest, None)
+        self.used.pop(digest, None)
+
+    def touch(self, digest: Digest) -> None:
+        self._touched[digest] = int(self._now())
+
+    async def flush(self) -> None:
+        self._ask()
+        touched, self._touched = self._touched, {}
+        for digest, when in touched.items():
+            if digest in self.used:
+                self.used[digest] = max(self.used[digest], when)
+
+    async def totals(self) -> tuple[int, int]:
+        self._ask()
+        return len(self._sizes), sum(self._sizes.values())
+
+    def _ask(self) -> None:
+        if not self.available:
+            raise IndexUnavailable("the cache index was made unavailable")
+
+
+class Job:
+    """One call in a thread. `run` is what the thread does, `tell` is when the reactor hears of it."""
+
+    def __init__(self, function: Callable[..., Any], args: tuple[object, ...]) -> None:
+        self.name = getattr(function, "__name__", "")
+        # Cancelling it does not stop the thread, as with `deferToThread`.
+        self.outcome: Deferred[Any] = Deferred()
+        self.has_run = False
+        self._function = function
+        self._args = args
+        self._result: object = None
+
+    def run(self) -> None:
+        if self.has_run:
+            return
+        self.has_run = True
+        try:
+            self._result = self._function(*self._args)
+        except Exception:
+            self._result = Failure()
+
+    def fail(self, error: Exception) -> None:
+        """The thread does nothing but fail."""
+        self.has_run = True
+        self._result = Failure(error)
+
+    def tell(self) -> None:
+        self.run()
+        if isinstance(self._result, Failure):
+            self.outcome.errback(self._result)
+        else:
+            self.outcome.callback(self._result)
+
+
+class Threads:
+    """A `ThreadRunner` with one thread, in which nothing happens by itself while `held` is True: see `finish`.
+    Otherwise every job is done when the call returns. With `error` set, jobs fail with it instead."""
+
+    def __init__(self, *, held: bool = False) -> None:
+        self.held = held
+        self.error: Exception | None = None
+        self.jobs: list[Job] = []
+
+    def __call__(self, function: Callable[..., T], *args: object) -> "Deferred[T]":
+        job = Job(function, args)
+        self.jobs.append(job)
+        if not self.held:
+            self.finish()
+        return job.outcome
+
+    def finish(self, most: int = 1_000_000) -> int:
+        """Do the jobs in their order, at most so many, those that they cause included; how many that were."""
+        done = 0
+        while self.jobs and done < most:
+            job = self.jobs.pop(0)
+            if self.error is not None:
+                job.fail(self.error)
+            job.tell()
+            done += 1
+        return done
+
+
+@implementer(IBlobStream)
+class MemoryStream:
+    """`IBlobStream` whose bytes flow when the test says so: `send`, then `close` or `break_off`."""
+
+    def __init__(self, upstream: str, data: bytes, offset: int, size: int | None) -> None:
+        self.offset = offset
+        self.size = size
+        self.paused = False
+        self.started = False
+        # Stopped or ended.
+        self.over = False
+        self.stopped = False
+        self.resumed = 0
+        self._upstream = upstream
+        self._left = memoryview(data)[offset:]
+        self._sink: IBodySink | None = None
+
+    def start(self, sink: IBodySink) -> None:
+        if self.over:
+            return
+        if self.started:
+            raise RuntimeError("a stream is started once")
+        self.started = True
+        self._sink = sink
+
+    def pause(self) -> None:
+        if not self.over:
+            self.paused = True
+
+    def resume(self) -> None:
+        if not self.over:
+            self.paused = False
+            self.resumed += 1
+
+    def stop(self) -> None:
+        self.over = self.stopped = True
+        self._sink = None
+
+    # What follows is for the test.
+
+    @property
+    def left(self) -> int:
+        """Bytes of the body that are not sent yet."""
+        return len(self._left)
+
+    @property
+    def flows(self) -> bool:
+        """Whether `send` would deliver: it is started, and neither stopped nor ended. (A stream that is paused
+        may still deliver a few bytes.)"""
+        return self._sink is not None
+
+    def send(self, count: int | None = None) -> None:
+        """Deliver the next bytes, all that are left if `count` is None; nothing when it does not flow."""
+        if self._sink is not None:
+            piece = bytes(self._left[:count])
+            self._left = self._left[len(piece) :]
+            self._sink.received(piece)
+
+    def close(self) -> None:
+        """Upstream closes the body cleanly, whether all was sent or not."""
+        self._end(None)
+
+    def break_off(self, error: UpstreamError) -> None:
+        """The connection breaks."""
+        self._end(error)
+
+    def finish(self) -> None:
+        """Send the rest, then close."""
+        self.send()
+        self.close()
+
+    def _end(self, error: UpstreamError | None) -> None:
+        sink, self._sink = self._sink, None
+        self.over = True
+        if sink is not None:
+            sink.ended(error)
+
+
+@implementer(IUpstream)
+class MemoryUpstream:
+    """`IUpstream` in memory. `asked` lists the questions as they came, such as `HEAD library/alpine manifests/3`,
+    and `GET ... blobs/sha256:... from 5`; `streams` are the blob bodies that it gave out.
+
+    `errors` maps the name of a method to what it raises instead of answering. While `held` is True questions wait
+    for `release`, and are answered as things are then. `head_digest`, `head_type` and `sizes` tell whether the
+    headers Docker-Content-Digest, Content-Type and Content-Length are sent.
+    """
+
+    def __init__(self, name: str = "docker.io") -> None:
+        self.name = name
+        self.asked: list[str] = []
+        self.streams: list[MemoryStream] = []
+        self.errors: dict[str, Exception] = {}
+        self.held = False
+        self.ignores_range = False
+        self.head_digest = self.head_type = self.sizes = True
+        # What Content-Length says where it lies.
+        self.claimed_size: int | None = None
+        self.manifests: dict[tuple[Name, Reference], Manifest] = {}
+        self.blobs: dict[tuple[Name, Digest], bytes] = {}
+        self.documents: dict[tuple[Name, str, str], Document] = {}
+        self._waiting: list[Deferred[None]] = []
+
+    async def head_manifest(self, repository: Name, reference: Reference) -> ManifestHead:
+        await self._ask("head_manifest", f"HEAD {repository} manifests/{reference}")
+        manifest = self._find(self.manifests, (repository, reference))
+        return ManifestHead(
+            manifest.digest if self.head_digest else None,
+            manifest.media_type if self.head_type else None,
+            len(manifest.body) if self.sizes else None,
+        )
+
+    async def get_manifest(self, repository: Name, reference: Reference) -> Manifest:
+        await self._ask("get_manifest", f"GET {repository} manifests/{reference}")
+        return self._find(self.manifests, (repository, reference))
+
+    async def head_blob(self, repository: Name, digest: Digest) -> int | None:
+        await self._ask("head_blob", f"HEAD {repository} blobs/{digest}")
+        return self._size(self._find(self.blobs, (repository, digest)))
+
+    async def open_blob(self, repository: Name, digest: Digest, offset: int = 0) -> IBlobStream:
+        suffix = f" from {offset}" if offset else ""
+        await self._ask("open_blob", f"GET {repository} blobs/{digest}{suffix}")
+        data = self._find(self.blobs, (repository, digest))
+        if self.ignores_range:
+            offset = 0
+        if offset and offset >= len(data):
+            raise Invalid(self.name, "416 there are no such bytes", 416)
+        stream = MemoryStream(self.name, data, offset, self._size(data))
+        self.streams.append(stream)
+        return stream
+
+    async def get_document(self, repository: Name, path: str, query: str) -> Document:
+        await self._ask("get_document", f"GET {repository} {path}?{query}")
+        return self._find(self.documents, (repository, path, query))
+
+    # What follows is for the test.
+
+    def put_manifest(
+        self, repository: Name, body: bytes, tag: Tag | None = None, media_type: str = OCI_MANIFEST
+    ) -> Digest:
+        """Push a manifest, and have `tag` point at it."""
+        manifest = Manifest(body, media_type, Digest.of(body))
+        self.manifests[repository, manifest.digest] = manifest
+        if tag is not None:
+            self.manifests[repository, tag] = manifest
+        return manifest.digest
+
+    def put_blob(self, repository: Name, data: bytes, digest: Digest | None = None) -> Digest:
+        """Push a blob; with `digest`, one whose bytes may be wrong."""
+        digest = Digest.of(data) if digest is None else digest
+        self.blobs[repository, digest] = data
+        return digest
+
+    def release(self) -> None:
+        """Answer all questions that wait, in their order."""
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            waiter.callback(None)
+
+    def count(self, beginning: str = "") -> int:
+        """How many questions begin so."""
+        return sum(question.startswith(beginning) for question in self.asked)
+
+    async def _ask(self, method: str, question: str) -> None:
+        self.asked.append(question)
+        if self.held:
+            waiter: Deferred[None] = Deferred(self._waiting.remove)
+            self._waiting.append(waiter)
+            await waiter
+        error = self.errors.get(method)
+        if error is not None:
+            raise error
+
+    def _find(self, things: Mapping[Any, T], key: tuple[object, ...]) -> T:
+        if key not in things:
+            raise NotFound(self.name, "it has no such thing", 404)
+        return things[key]
+
+    def _size(self, data: bytes) -> int | None:
+        if not self.sizes:
+            return None
+        return len(data) if self.claimed_size is None else self.claimed_size

@@ -1,0 +1,427 @@
+"""The cache index: one suite for the one in Redis and for the one in memory, and what is written how.
+
+Every Redis here is a real redis-server.
+"""
+
+from typing import Any
+
+import pytest
+from attrs import frozen
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.threads import blockingCallFromThread, deferToThread
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface.verify import verifyObject
+
+from depproxy.index import codec
+from depproxy.index import redis as redis_module
+from depproxy.index.interface import Home, ICacheIndex, IncompatibleSchema, IndexUnavailable, Link, TagRecord
+from depproxy.index.lastuse import LastUse
+from depproxy.oci.digest import Digest
+from depproxy.oci.reference import Name, Tag
+from tests.fakes import MemoryIndex
+from tests.index_tools import DIGESTS, HOME, OTHER, REACTOR, RECORD, A, B, Now, RedisTestCase, until
+
+# Whatever JSON can hold in a string, lone surrogates too.
+media_types = st.text(st.characters(), max_size=40)
+sizes = st.integers(-1, 2**50)
+times = st.floats(0, 1e11)
+records = st.builds(TagRecord, st.sampled_from(DIGESTS), media_types, sizes, times)
+links = st.builds(Link, media_types, sizes)
+
+
+class IndexSuite:
+    """What every cache index does."""
+
+    index: Any
+    now: Now
+
+    async def used(self) -> dict[str, int]:
+        """The last use of each known blob, as it is written."""
+        raise NotImplementedError
+
+    async def test_provides_the_interface(self) -> None:
+        verifyObject(ICacheIndex, self.index)
+
+    async def test_tags(self) -> None:
+        tag = Tag("latest")
+        assert await self.index.get_tag(HOME, tag) is None
+        await self.index.put_tag(HOME, tag, RECORD)
+        assert await self.index.get_tag(HOME, tag) == RECORD
+        other = TagRecord(B, "application/json; charset=utf-8", 0, 1.5)
+        await self.index.put_tag(HOME, tag, other)
+        assert await self.index.get_tag(HOME, tag) == other
+        await self.index.forget_tag(HOME, tag)
+        assert await self.index.get_tag(HOME, tag) is None
+        await self.index.forget_tag(HOME, tag)
+
+    async def test_tags_that_look_like_numbers(self) -> None:
+        tags = [Tag(text) for text in ("0123", "123", "3.10", "3.1", "1e3", "1000", "0x10")]
+        for number, tag in enumerate(tags):
+            await self.index.put_tag(HOME, tag, TagRecord(A, "3.10", number, 0.1))
+        for number, tag in enumerate(tags):
+            assert await self.index.get_tag(HOME, tag) == TagRecord(A, "3.10", number, 0.1)
+
+    async def test_what_is_read_has_its_types(self) -> None:
+        await self.index.put_tag(HOME, Tag("a"), RECORD)
+        await self.index.put_links(HOME, {A: Link("0123", 7)})
+        record, link = await self.index.get_tag(HOME, Tag("a")), await self.index.get_link(HOME, A)
+        assert [type(value) for value in (record.digest, record.media_type, record.size, record.checked)] == [
+            Digest,
+            str,
+            int,
+            float,
+        ]
+        assert (type(link.media_type), link.media_type, type(link.size)) == (str, "0123", int)
+
+    async def test_homes_are_apart(self) -> None:
+        await self.index.put_tag(HOME, Tag("a"), RECORD)
+        await self.index.put_links(HOME, {A: Link("x", 1)})
+        assert await self.index.get_tag(OTHER, Tag("a")) is None
+        assert await self.index.get_link(OTHER, A) is None
+
+    async def test_links(self) -> None:
+        assert await self.index.get_link(HOME, A) is None
+        await self.index.put_links(HOME, {})
+        await self.index.put_links(HOME, {A: Link("", -1), B: Link("a b\n \ud800", 2**50)})
+        assert await self.index.get_link(HOME, A) == Link("", -1)
+        assert await self.index.get_link(HOME, B) == Link("a b\n \ud800", 2**50)
+        await self.index.put_links(HOME, {A: Link("known", 3)})
+        assert await self.index.get_link(HOME, A) == Link("known", 3)
+
+    async def test_ten_thousand_links(self) -> None:
+        many = {Digest.of(b"%d" % number): Link("layer", number) for number in range(10_000)}
+        await self.index.put_links(HOME, many)
+        for digest in list(many)[::997]:
+            assert await self.index.get_link(HOME, digest) == many[digest]
+
+    async def test_totals(self) -> None:
+        assert await self.index.totals() == (0, 0)
+        await self.index.put_blob(A, 100)
+        await self.index.put_blob(A, 100)
+        await self.index.put_blob(B, 2**50 + 1)
+        assert await self.index.totals() == (2, 2**50 + 101)
+        await self.index.put_blob(A, 7)
+        assert await self.index.totals() == (2, 2**50 + 8)
+        await self.index.forget_blob(B)
+        await self.index.forget_blob(B)
+        assert await self.index.totals() == (1, 7)
+        await self.index.forget_blob(A)
+        assert await self.index.totals() == (0, 0)
+
+    async def test_a_blob_counts_once_however_many_say_so_at_once(self) -> None:
+        await gatherResults([Deferred.fromCoroutine(self.index.put_blob(A, 100)) for _ in range(50)])
+        assert await self.index.totals() == (1, 100)
+
+    async def test_forgetting_a_blob_leaves_its_links(self) -> None:
+        await self.index.put_links(HOME, {A: Link("x", 1)})
+        await self.index.put_blob(A, 1)
+        await self.index.forget_blob(A)
+        assert await self.index.get_link(HOME, A) == Link("x", 1)
+
+    async def test_last_use_is_written_behind(self) -> None:
+        await self.index.put_blob(A, 1)
+        await self.index.put_blob(B, 1)
+        begin = int(self.now())
+        self.now.time += 10
+        self.index.touch(A)
+        assert await self.used() == {A: begin, B: begin}
+        await self.index.flush()
+        assert await self.used() == {A: begin + 10, B: begin}
+
+    async def test_last_use_never_goes_back(self) -> None:
+        self.index.touch(A)
+        begin = int(self.now())
+        self.now.time += 10
+        await self.index.put_blob(A, 1)
+        await self.index.flush()
+        assert await self.used() == {A: begin + 10}
+
+    async def test_touching_does_not_bring_back_a_forgotten_blob(self) -> None:
+        await self.index.put_blob(A, 1)
+        self.index.touch(A)
+        self.index.touch(B)
+        await self.index.forget_blob(A)
+        await self.index.flush()
+        assert await self.used() == {}
+        assert await self.index.totals() == (0, 0)
+
+
+class MemoryIndexTests(IndexSuite, TestCase):
+    """The fake keeps what the suite asks."""
+
+    def setUp(self) -> None:
+        self.now = Now()
+        self.index = MemoryIndex(self.now)
+
+    async def used(self) -> dict[str, int]:
+        return dict(self.index.used)
+
+    async def test_can_be_made_unavailable(self) -> None:
+        self.index.available = False
+        with pytest.raises(IndexUnavailable):
+            await self.index.totals()
+
+
+class RedisIndexTests(IndexSuite, RedisTestCase):
+    """The real one keeps it too."""
+
+    async def prepare(self) -> None:
+        self.index = await self.started()
+
+    async def used(self) -> dict[str, int]:
+        return await self.raw.used()
+
+
+@frozen
+class Step:
+    """One operation of the interface, by name."""
+
+    name: str
+    args: tuple[object, ...]
+
+
+homes = st.sampled_from([HOME, OTHER])
+tags = st.sampled_from([Tag("latest"), Tag("0123"), Tag("123")])
+digests = st.sampled_from(DIGESTS)
+
+
+def step(name: str, *args: st.SearchStrategy[Any]) -> st.SearchStrategy[Step]:
+    return st.builds(Step, st.just(name), st.tuples(*args))
+
+
+steps = st.lists(
+    st.one_of(
+        step("get_tag", homes, tags),
+        step("put_tag", homes, tags, records),
+        step("forget_tag", homes, tags),
+        step("get_link", homes, digests),
+        step("put_links", homes, st.dictionaries(digests, links)),
+        step("put_blob", digests, st.integers(0, 2**50)),
+        step("forget_blob", digests),
+        step("touch", digests),
+        step("flush"),
+        step("totals"),
+        step("sleep", st.integers(-5, 100)),
+    ),
+    max_size=40,
+)
+
+
+class SameAnswersTests(RedisTestCase):
+    """Whatever is done to them, the real index and the fake tell the same."""
+
+    async def test_any_sequence(self) -> None:
+        real = await self.started()
+
+        async def check(sequence: list[Step]) -> None:
+            await self.raw("FLUSHALL")
+            real._uses.take(redis_module.MAX_USES)
+            fake = MemoryIndex(self.now)
+            for one in sequence:
+                if one.name == "sleep":
+                    self.now.time += one.args[0]  # type: ignore[operator]
+                elif one.name == "touch":
+                    real.touch(*one.args)  # type: ignore[arg-type]
+                    fake.touch(*one.args)  # type: ignore[arg-type]
+                else:
+                    answer = await getattr(real, one.name)(*one.args)
+                    assert answer == await getattr(fake, one.name)(*one.args), one
+            assert await real.totals() == await fake.totals()
+            assert await self.raw.used() == dict(fake.used)
+
+        from_reactor: Any = blockingCallFromThread
+
+        @given(steps)
+        def from_thread(sequence: list[Step]) -> None:
+            from_reactor(REACTOR, lambda: Deferred.fromCoroutine(check(sequence)))
+
+        await deferToThread(from_thread)
+
+
+class LayoutTests(RedisTestCase):
+    """What is written, and how."""
+
+    async def test_keys_values_and_their_prefix(self) -> None:
+        index = await self.started()
+        await index.put_tag(HOME, Tag("3.10"), RECORD)
+        await index.put_links(HOME, {A: Link("layer", 5)})
+        await index.put_blob(A, 5)
+        keys = await self.raw("KEYS", "*")
+        assert isinstance(keys, list)
+        home = b"acme/tools|docker.io|library/alpine"
+        assert {key for key in keys if isinstance(key, bytes)} == {
+            b"depproxy:schema",
+            b"depproxy:1:tags:" + home,
+            b"depproxy:1:links:" + home,
+            b"depproxy:1:sizes",
+            b"depproxy:1:used",
+            b"depproxy:1:bytes",
+        }
+        assert await self.raw("HGET", b"depproxy:1:links:" + home, A) == b"5 layer"
+        assert await self.raw("GET", "depproxy:schema") == b"1"
+
+    async def test_many_links_go_in_bounded_commands(self) -> None:
+        index = await self.started()
+        await self.raw("CONFIG", "RESETSTAT")
+        await index.put_links(HOME, {Digest.of(b"%d" % number): Link("x", 1) for number in range(10_000)})
+        assert await self.calls("hset") == 20
+
+    async def test_many_last_uses_go_in_bounded_commands(self) -> None:
+        index = await self.started()
+        await index.flush()
+        assert await self.calls("evalsha") == 0
+        index.touch(A)
+        await index.flush()
+        await self.raw("CONFIG", "RESETSTAT")
+        for number in range(1200):
+            index.touch(Digest.of(b"%d" % number))
+        await index.flush()
+        assert await self.calls("evalsha") == 3
+        await index.flush()
+        assert await self.calls("evalsha") == 3
+
+    async def calls(self, command: str) -> int:
+        stats = await self.raw("INFO", "commandstats")
+        assert isinstance(stats, bytes)
+        lines = [line for line in stats.decode().splitlines() if line.startswith(f"cmdstat_{command}:")]
+        return int(lines[0].partition("calls=")[2].partition(",")[0]) if lines else 0
+
+    async def test_what_cannot_be_read_is_not_known(self) -> None:
+        index = await self.started()
+        for value in (b"", b"rubbish", b"sha256:12 1 1 x", b"\xff\xff 1 1 x", b"1"):
+            await self.raw("HSET", codec.tags_key(HOME), "a", value)
+            await self.raw("HSET", codec.links_key(HOME), A, value)
+            assert await index.get_tag(HOME, Tag("a")) is None
+            assert await index.get_link(HOME, A) is None
+
+    async def test_a_key_of_another_kind_is_an_unavailable_index(self) -> None:
+        index = await self.started()
+        await self.raw("SET", codec.links_key(HOME), "x")
+        with pytest.raises(IndexUnavailable, match="HGET was refused: WRONGTYPE"):
+            await index.get_link(HOME, A)
+        with pytest.raises(IndexUnavailable, match="HSET was refused: WRONGTYPE"):
+            await index.put_links(HOME, {A: Link("x", 1)})
+        await self.raw("SET", codec.SIZES, "x")
+        with pytest.raises(IndexUnavailable, match=r"refused: .*WRONGTYPE"):
+            await index.put_blob(A, 1)
+
+    async def test_scripts_are_sent_again_when_redis_forgot_them(self) -> None:
+        index = await self.started()
+        await index.put_blob(A, 1)
+        await self.raw("SCRIPT", "FLUSH")
+        await index.put_blob(B, 1)
+        assert await index.totals() == (2, 2)
+
+
+class SchemaTests(RedisTestCase):
+    """Data that is not of this version is left alone."""
+
+    async def test_newer(self) -> None:
+        await self.refuses("2")
+
+    async def test_not_ours(self) -> None:
+        await self.refuses("hello")
+
+    async def refuses(self, schema: str) -> None:
+        await self.raw("SET", "depproxy:schema", schema)
+        index = self.make()
+        with pytest.raises(IncompatibleSchema, match=f"at R has schema '{schema}', .* knows 1"):
+            await index.start()
+        with pytest.raises(IndexUnavailable):
+            await index.put_blob(A, 1)
+        assert await self.raw("KEYS", "*") == [b"depproxy:schema"]
+
+    async def test_changed_under_a_running_one(self) -> None:
+        index = await self.started()
+        await self.raw("SET", "depproxy:schema", "2")
+        await self.raw("CLIENT", "KILL", "TYPE", "normal")
+        await until(lambda: self.log.count("has schema '2'"))
+        with pytest.raises(IndexUnavailable, match="has schema '2'"):
+            await index.totals()
+
+
+class EvictionPolicyTests(RedisTestCase):
+    """A Redis that evicts is warned of."""
+
+    async def test_noeviction(self) -> None:
+        await self.started()
+        assert self.log.count("maxmemory-policy") == 0
+
+    async def test_evicting(self) -> None:
+        await self.raw("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        index = await self.started()
+        assert self.log.count("the maxmemory-policy of Redis at R is allkeys-lru") == 1
+        assert await index.totals() == (0, 0)
+
+    async def test_not_to_be_learnt(self) -> None:
+        await self.raw("ACL", "SETUSER", "default", "-info")
+        await self.started()
+        assert self.log.count("the maxmemory-policy of Redis at R is one that it does not tell") == 1
+
+
+class ValuesTests(SynchronousTestCase):
+    """Keys, values, and the buffer of last uses."""
+
+    @given(records)
+    def test_tag_records_survive(self, record: TagRecord) -> None:
+        assert codec.decode_tag(codec.encode_tag(record)) == record
+
+    @given(links)
+    def test_links_survive(self, link: Link) -> None:
+        assert codec.decode_link(codec.encode_link(link)) == link
+
+    @given(st.binary())
+    def test_anything_can_be_decoded(self, value: bytes) -> None:
+        assert type(codec.decode_tag(value)) in (TagRecord, type(None))
+        assert type(codec.decode_link(value)) in (Link, type(None))
+
+    def test_the_key_of_a_home(self) -> None:
+        assert str(HOME) == "acme/tools|docker.io|library/alpine"
+
+    pieces = st.text("a|%/: é", max_size=3)
+
+    @given(pieces, pieces, pieces, st.sampled_from("|%/: "))
+    def test_homes_have_different_keys(self, one: str, two: str, three: str, between: str) -> None:
+        name = Name("library/alpine")
+        left = Home(one + between + two, three, name)
+        right = Home(one, two + between + three, name)
+        assert (str(left) == str(right)) == (left == right)
+
+    @given(
+        st.integers(1, 4),
+        st.lists(st.tuples(st.sampled_from(["touch", "take", "put back"]), st.sampled_from([A, B]), st.integers(1, 5))),
+    )
+    def test_last_uses_stay_within_their_bound(self, limit: int, sequence: list[tuple[str, Digest, int]]) -> None:
+        uses = LastUse(limit)
+        latest: dict[Digest, int] = {}
+        taken: dict[Digest, int] = {}
+        for when, (what, digest, count) in enumerate(sequence):
+            if what == "touch":
+                uses.touch(digest, when)
+                latest[digest] = when
+            elif what == "take":
+                taken = uses.take(count)
+                assert len(taken) <= count
+            else:
+                uses.put_back(taken)
+            assert len(uses) <= limit
+        # What is told is always the latest use of each, though some may be missing.
+        for digest, when in uses.take(limit).items():
+            assert when == latest[digest]
+        assert len(uses) == 0
+
+    def test_putting_back_changes_nothing_newer(self) -> None:
+        uses = LastUse(2)
+        uses.touch(A, 1)
+        taken = uses.take(1)
+        uses.touch(A, 2)
+        uses.put_back(taken)
+        assert uses.take(5) == {A: 2}
+
+    def test_the_one_told_first_is_dropped_first(self) -> None:
+        uses = LastUse(2)
+        for digest in (A, B, A, DIGESTS[2]):
+            uses.touch(digest, 1)
+        assert list(uses.take(5)) == [A, DIGESTS[2]]
