@@ -1,0 +1,1 @@
+"""The policy: what is asked upstream, what is shared, what is fresh."""

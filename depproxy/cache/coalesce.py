@@ -1,0 +1,82 @@
+"""One running operation per key, many independent waiters.
+
+A Deferred that is shared is a trap: a client that leaves cancels it for all, and what one callback returns is
+what the next one sees. Here every waiter owns its Deferred, whose canceller removes that waiter and nothing else;
+the operation belongs to the coalescer and runs to its end even when nobody waits any more.
+"""
+
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Waiters(Generic[V]):
+    """Those who wait for one outcome; each gets it exactly once, or leaves by cancelling."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Deferred[V]] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self) -> "Deferred[V]":
+        """A Deferred of the caller's own. Cancelling it takes it off the list."""
+        waiter: Deferred[V] = Deferred(self._waiting.remove)
+        self._waiting.append(waiter)
+        return waiter
+
+    def callback(self, value: V) -> None:
+        """Give `value` to all who wait now."""
+        # One at a time off the list: what a waiter does may make another one leave.
+        while self._waiting:
+            self._waiting.pop(0).callback(value)
+
+    def errback(self, error: BaseException) -> None:
+        """Give `error` to all who wait now."""
+        while self._waiting:
+            # Each raise appends frames to the traceback; a thousand waiters would keep a thousand stacks alive.
+            self._waiting.pop(0).errback(Failure(error.with_traceback(None)))
+
+
+class Coalescer(Generic[K, V]):
+    """Runs at most one operation per key at a time."""
+
+    def __init__(self) -> None:
+        self._running: dict[K, Waiters[V]] = {}
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __contains__(self, key: K) -> bool:
+        """Whether a join() now would share an operation."""
+        return key in self._running
+
+    def join(self, key: K, start: Callable[[], Awaitable[V]]) -> "Deferred[V]":
+        """
+        The outcome of the operation running under `key`; `start` begins one if there is none.
+
+        May be cancelled: the operation goes on for the others, or for nobody.
+        """
+        waiters = self._running.get(key)
+        if waiters is not None:
+            return waiters.add()
+        self._running[key] = waiters = Waiters()
+        waiter = waiters.add()
+        Deferred.fromCoroutine(self._run(key, waiters, start))
+        return waiter
+
+    async def _run(self, key: K, waiters: Waiters[V], start: Callable[[], Awaitable[V]]) -> None:
+        # The key is free before anybody is told, so that a waiter which asks again starts anew.
+        try:
+            value = await start()
+        except Exception as error:
+            del self._running[key]
+            waiters.errback(error)
+        else:
+            del self._running[key]
+            waiters.callback(value)

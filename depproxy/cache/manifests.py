@@ -1,0 +1,264 @@
+"""Manifests: what a tag means now, and whether the copy at hand may be served.
+
+By digest, a linked copy is served without a word to upstream. By tag, one HEAD (shared by all who ask at the
+moment) tells the digest; the body is fetched only when it is not here yet. When upstream fails or is slow and a
+copy is known, the copy is served and marked stale.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+
+from attrs import evolve
+from cachetools import LRUCache
+from twisted.logger import Logger
+
+from depproxy.cache.background import Background
+from depproxy.cache.interface import Outcome, ServedManifest
+from depproxy.cache.links import Links
+from depproxy.cache.questions import ANSWER_TIMEOUT, Questions
+from depproxy.config import CacheSettings, UpstreamSettings
+from depproxy.index.interface import Home, ICacheIndex, IndexUnavailable, Link, TagRecord
+from depproxy.metrics import Metrics
+from depproxy.oci.digest import Digest
+from depproxy.oci.manifest import InvalidManifest, children
+from depproxy.oci.reference import Reference, Tag
+from depproxy.storage.interface import IBlobStore
+from depproxy.upstream.errors import Invalid, NotFound, Throttled, Unavailable, UpstreamError
+from depproxy.upstream.interface import Manifest, ManifestHead
+
+# The bodies of recent manifests, in memory: most are a few KiB.
+BODIES_SIZE = 64 << 20
+LARGEST_BODY = BODIES_SIZE // 16
+REMEMBERED_TAGS = 20_000
+# How often (seconds) the confirmation of an unchanged tag is written to the index.
+CONFIRM_INTERVAL = 60.0
+
+
+class Manifests:
+    """Every way to a manifest."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        store: IBlobStore,
+        index: ICacheIndex,
+        links: Links,
+        questions: Questions,
+        background: Background,
+        settings: CacheSettings,
+        upstreams: Mapping[str, UpstreamSettings],
+        metrics: Metrics,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._index = index
+        self._links = links
+        self._questions = questions
+        self._background = background
+        self._settings = settings
+        self._upstreams = upstreams
+        self._metrics = metrics
+        self._now = now
+        self._bodies: LRUCache[Digest, bytes] = LRUCache(BODIES_SIZE, getsizeof=len)
+        self._tags: LRUCache[tuple[Home, Tag], TagRecord] = LRUCache(REMEMBERED_TAGS)
+        self._written: LRUCache[tuple[Home, Tag], float] = LRUCache(REMEMBERED_TAGS)
+        # Tags that moved to a manifest whose body is not here yet; until it is, the old copy can still stand in.
+        self._moved: LRUCache[tuple[Home, Digest], tuple[Tag, TagRecord]] = LRUCache(REMEMBERED_TAGS)
+
+    async def get(self, home: Home, reference: Reference, *, body: bool = True) -> ServedManifest:
+        """
+        The manifest under `reference`; without `body`, what its headers say, for at most one upstream HEAD.
+
+        Raises UpstreamError. May be cancelled: what was asked upstream goes on.
+        """
+        self._questions.raise_if_absent(home, reference)
+        if isinstance(reference, Digest):
+            return await self._by_digest(home, reference, body)
+        return await self._by_tag(home, reference, body)
+
+    # By digest
+
+    async def _by_digest(self, home: Home, digest: Digest, body: bool) -> ServedManifest:
+        link = await self._links.find(home, digest)
+        if link is not None and link.media_type:
+            data = await self._body(digest)
+            if data is not None:
+                self._index.touch(digest)
+                return ServedManifest(digest, link.media_type, len(data), data, Outcome.HIT)
+        elif body and self._here(digest):
+            # The bytes are here for somebody else: a HEAD proves that they are this repository's, too.
+            head = await self._questions.head(home, digest)
+            data = await self._proved(home, digest, head.media_type)
+            if data is not None and head.media_type:
+                return ServedManifest(digest, head.media_type, len(data), data, Outcome.HIT)
+        if body:
+            return await self._fetch(home, digest)
+        head = await self._questions.head(home, digest)
+        await self._proved(home, digest, head.media_type)
+        return ServedManifest(digest, head.media_type, head.size, None, Outcome.MISS)
+
+    async def _proved(self, home: Home, digest: Digest, media_type: str | None) -> bytes | None:
+        """Upstream has just said that this repository holds `digest`: link it, if it is here."""
+        data = await self._body(digest)
+        if data is not None and media_type and await self._links.find(home, digest) is None:
+            self._link_all(home, Manifest(data, media_type, digest))
+        return data
+
+    def _here(self, digest: Digest) -> bool:
+        return digest in self._bodies or self._store.contains(digest) is not None
+
+    async def _body(self, digest: Digest) -> bytes | None:
+        data = self._bodies.get(digest)
+        if data is None and self._store.contains(digest) is not None:
+            data = await self._store.read(digest)
+            if data is not None:
+                self._remember(digest, data)
+        return data
+
+    def _remember(self, digest: Digest, data: bytes) -> None:
+        if len(data) <= LARGEST_BODY:
+            self._bodies[digest] = data
+
+    # By tag
+
+    async def _by_tag(self, home: Home, tag: Tag, body: bool) -> ServedManifest:
+        record = self._tags.get((home, tag)) or await self._recorded(home, tag)
+        if record is not None:
+            if self._now() - record.checked < self._upstreams[home.upstream].freshness_of(tag):
+                return await self._as_recorded(home, record, body)
+            if self._questions.held_off(home.upstream):
+                stale = await self._stale(home, tag, record, body, "upstream has just failed")
+                if stale is not None:
+                    return stale
+        timeout = ANSWER_TIMEOUT if record is None else self._settings.revalidate_timeout
+        try:
+            head = await self._questions.head(home, tag, timeout)
+            return await self._as_described(home, tag, record, head, body)
+        except NotFound as error:
+            return await self._gone(home, tag, record, body, error)
+        except (Unavailable, Throttled, Invalid) as error:
+            stale = await self._stale(home, tag, record, body, error)
+            if stale is None:
+                raise
+            return stale
+
+    async def _as_described(
+        self, home: Home, tag: Tag, record: TagRecord | None, head: ManifestHead, body: bool
+    ) -> ServedManifest:
+        """Serve what upstream has just said that the tag means."""
+        digest = head.digest
+        if digest is None:
+            # Only the body tells its digest then, and a client's HEAD never causes a GET.
+            if body:
+                return await self._fetch(home, tag)
+            return ServedManifest(None, head.media_type, head.size, None, Outcome.MISS)
+        if record is None or record.digest != digest:
+            size = -1 if head.size is None else head.size
+            moved = TagRecord(digest, head.media_type or "", size, self._now())
+            if await self._proved(home, digest, head.media_type) is not None or record is None:
+                self._record(home, tag, moved)
+            else:
+                self._moved[home, digest] = (tag, moved)
+            record = moved
+        else:
+            record = evolve(record, checked=self._now())
+            self._tags[home, tag] = record
+            if record.checked - self._written.get((home, tag), 0.0) >= CONFIRM_INTERVAL:
+                self._record(home, tag, record)
+        try:
+            return await self._as_recorded(home, record, body)
+        except NotFound:
+            # The tag moved on between our two questions, and its old manifest was deleted: ask for the tag itself.
+            return await self._fetch(home, tag)
+
+    async def _as_recorded(self, home: Home, record: TagRecord, body: bool) -> ServedManifest:
+        digest = record.digest
+        if not body and record.media_type and record.size >= 0:
+            outcome = Outcome.HIT if self._here(digest) else Outcome.MISS
+            return ServedManifest(digest, record.media_type, record.size, None, outcome)
+        data = await self._body(digest)
+        if data is not None and record.media_type:
+            self._index.touch(digest)
+            return ServedManifest(digest, record.media_type, len(data), data, Outcome.HIT)
+        if body:
+            return await self._fetch(home, digest)
+        return ServedManifest(digest, record.media_type or None, None, None, Outcome.MISS)
+
+    async def _gone(
+        self, home: Home, tag: Tag, record: TagRecord | None, body: bool, error: NotFound
+    ) -> ServedManifest:
+        if record is None:
+            raise error
+        if self._upstreams[home.upstream].on_404 == "keep":
+            stale = await self._stale(home, tag, record, body, error)
+            if stale is not None:
+                return stale
+        self._tags.pop((home, tag), None)
+        self._background.spawn(self._index.forget_tag(home, tag), f"{home}:{tag}")
+        raise error
+
+    async def _stale(
+        self, home: Home, tag: Tag, record: TagRecord | None, body: bool, why: UpstreamError | str
+    ) -> ServedManifest | None:
+        """The copy at hand, marked stale; None where there is none, or it is too old."""
+        if record is None or self._now() - record.checked > self._settings.serve_stale:
+            return None
+        data = await self._body(record.digest)
+        if data is None or not record.media_type:
+            return None
+        self._log.warn("{home}:{tag} is served stale: {why}", home=str(home), tag=tag, why=why)
+        self._index.touch(record.digest)
+        return ServedManifest(record.digest, record.media_type, len(data), data if body else None, Outcome.STALE)
+
+    async def _recorded(self, home: Home, tag: Tag) -> TagRecord | None:
+        try:
+            record: TagRecord | None = await self._index.get_tag(home, tag)
+        except IndexUnavailable as error:
+            self._log.warn("cache index: {error}", error=error)
+            self._metrics.errors.labels("index").inc()
+            return None
+        if record is not None:
+            self._tags[home, tag] = record
+        return record
+
+    def _record(self, home: Home, tag: Tag, record: TagRecord) -> None:
+        self._tags[home, tag] = record
+        self._written[home, tag] = record.checked
+        self._background.spawn(self._index.put_tag(home, tag, record), f"{home}:{tag}")
+
+    # From upstream
+
+    async def _fetch(self, home: Home, reference: Reference) -> ServedManifest:
+        """One GET for all who ask now."""
+        manifest, joined = await self._questions.fetch(home, reference, self._took)
+        digest, size = manifest.digest, len(manifest.body)
+        if not joined or self._links.known(home, digest) is None:
+            self._link_all(home, manifest)
+        if isinstance(reference, Tag):
+            self._record(home, reference, TagRecord(digest, manifest.media_type, size, self._now()))
+        moved = self._moved.pop((home, digest), None)
+        if moved is not None:
+            self._record(home, *moved)
+        outcome = Outcome.JOINED if joined else Outcome.MISS
+        return ServedManifest(digest, manifest.media_type, size, manifest.body, outcome)
+
+    def _took(self, manifest: Manifest) -> None:
+        """Keep what was fetched. The client need not wait for the disk: the bytes are verified, and in memory."""
+        self._remember(manifest.digest, manifest.body)
+        self._background.spawn(self._keep(manifest), str(manifest.digest))
+
+    async def _keep(self, manifest: Manifest) -> None:
+        await self._store.write(manifest.digest, manifest.body)
+        await self._index.put_blob(manifest.digest, len(manifest.body))
+
+    def _link_all(self, home: Home, manifest: Manifest) -> None:
+        """This repository holds the manifest, and all that it names: a manifest is never linked without."""
+        links = {manifest.digest: Link(manifest.media_type, len(manifest.body))}
+        try:
+            for child in children(manifest.media_type, manifest.body):
+                links.setdefault(child.digest, Link(child.media_type, child.size))
+        except InvalidManifest as error:
+            # Served as received all the same; its blobs will have to be proved one by one.
+            self._log.warn("{digest} from {home}: {error}", digest=manifest.digest, home=str(home), error=error)
+        self._links.add(home, links)

@@ -1,0 +1,66 @@
+"""The two things that a reader of a blob may get: a file that is whole, or a fill to follow."""
+
+from depproxy.cache.fill import Fill, Follower
+from depproxy.cache.interface import Outcome
+from depproxy.storage.interface import OpenBlob
+
+
+class StoredBlob:
+    """A hit: all bytes are there from the start."""
+
+    outcome = Outcome.HIT
+    failure = None
+
+    def __init__(self, opened: OpenBlob) -> None:
+        self.fd = opened.fd
+        self.size = self.readable = opened.size
+        self._opened: OpenBlob | None = opened
+
+    def subscribe(self, changed: object) -> None:
+        """Nothing will change."""
+
+    def close(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
+
+
+class FollowedBlob:
+    """One reader's view of a fill."""
+
+    def __init__(self, fill: Fill, outcome: Outcome) -> None:
+        self._fill = fill
+        self.outcome = outcome
+        self._changed: Follower | None = None
+        self._closed = False
+        fill.follow(self._told)
+
+    @property
+    def fd(self) -> int:
+        assert self._fill.file is not None
+        fd: int = self._fill.file.fd
+        return fd
+
+    @property
+    def size(self) -> int | None:
+        return self._fill.size
+
+    @property
+    def readable(self) -> int:
+        return self._fill.readable
+
+    @property
+    def failure(self) -> Exception | None:
+        return self._fill.failure
+
+    def subscribe(self, changed: Follower) -> None:
+        self._changed = changed
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._fill.unfollow(self._told)
+
+    def _told(self) -> None:
+        if self._changed is not None:
+            self._changed()

@@ -1,0 +1,83 @@
+"""What a store of blobs offers, and how it may use threads."""
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from attrs import define
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+from depproxy.oci.digest import Digest
+
+T = TypeVar("T")
+
+
+class ThreadRunner(Protocol):
+    """Runs a blocking function off the reactor thread; the Deferred fires with what it returned."""
+
+    def __call__(self, function: Callable[..., T], *args: object) -> "Deferred[T]": ...
+
+
+@define
+class OpenBlob:
+    """A stored blob, open for reading; whoever got it closes it."""
+
+    fd: int
+    size: int
+    close: Callable[[], None]
+
+
+class IGrowingFile(Interface):
+    """A blob that is being filled. Its bytes may be read, up to `written`, while more arrive."""
+
+    digest = Attribute("The `Digest` that the bytes are to have.")
+    fd = Attribute("File descriptor for positioned reads (sendfile, pread); valid between hold() and release().")
+    written = Attribute("Bytes that are in the file and hashed.")
+    pending = Attribute("Bytes taken by append() that are not yet in the file.")
+    error = Attribute("The OSError that ended writing, or None.")
+
+    def observe(observer: Callable[[], None]) -> None:
+        """Call `observer` on the reactor thread whenever `written` or `error` changed."""
+
+    def append(data: bytes) -> None:
+        """Take bytes to write after all that were taken before. Never blocks."""
+
+    def idle() -> "Deferred[None]":
+        """Fires when nothing is pending any more, or writing failed."""
+
+    def matches() -> bool:
+        """Whether the `written` bytes have the digest."""
+
+    def hold() -> None:
+        """Keep `fd` open until the matching release()."""
+
+    def release() -> None:
+        """Undo one hold(); the last one closes `fd`."""
+
+    def commit() -> "Deferred[None]":
+        """Make the bytes durable and give them their final name. Fails with OSError."""
+
+    def discard() -> "Deferred[None]":
+        """Remove the file: its bytes are wrong."""
+
+
+class IBlobStore(Interface):
+    """Content-addressed bytes on disk."""
+
+    def open(digest: Digest) -> OpenBlob | None:
+        """The stored blob, or None. One open(2), on the calling thread."""
+
+    def contains(digest: Digest) -> int | None:
+        """The size of the stored blob, or None. One stat(2), on the calling thread."""
+
+    def read(digest: Digest) -> "Deferred[bytes | None]":
+        """All bytes of a small blob, their digest checked; None when absent or damaged (and then removed)."""
+
+    def write(digest: Digest, data: bytes) -> "Deferred[None]":
+        """Keep a small blob durably. Fails with OSError."""
+
+    def grow(digest: Digest) -> "Deferred[IGrowingFile]":
+        """The growing file of `digest`, with the bytes of an interrupted fill if there are any. Held once."""
+
+    def sweep(now: float) -> "Deferred[int]":
+        """Remove leftovers older than a day; fires with how many files went."""
