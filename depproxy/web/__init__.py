@@ -1,0 +1,1 @@
+"""The faces: what clients and operators reach over HTTP."""

@@ -1,0 +1,78 @@
+"""The one place that writes error documents."""
+
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import Request
+from werkzeug.exceptions import HTTPException
+
+from depproxy.metrics import Metrics
+from depproxy.oci.errors import Code, OCIError
+from depproxy.upstream.errors import Invalid, NotFound, Refused, Throttled, UpstreamError
+
+log = Logger()
+
+
+def from_upstream(error: UpstreamError, missing: Code) -> OCIError:
+    """
+    What a client is told when upstream did not give what was asked for; `missing` is the code for a 404.
+
+    504 is the only 5xx that every client retries (where it retries at all); a 404 is said only when upstream said it.
+    """
+    detail = {"upstream": error.upstream, "status": error.status}
+    text = str(error)
+    if isinstance(error, NotFound):
+        return OCIError(missing, text, detail=detail)
+    if isinstance(error, Refused):
+        return OCIError(Code.DENIED, text, detail=detail)
+    if isinstance(error, Throttled):
+        wait = max(1, round(error.retry_after or 60))
+        return OCIError(Code.TOOMANYREQUESTS, text, detail=detail, headers={"Retry-After": str(wait)})
+    if isinstance(error, Invalid):
+        return OCIError(Code.UNAVAILABLE, text, status=502, detail=detail)
+    return OCIError(Code.UNAVAILABLE, text, detail=detail)
+
+
+def as_document(failure: Failure) -> OCIError:
+    """The error document for whatever a handler raised."""
+    error = failure.value
+    if isinstance(error, OCIError):
+        return error
+    if isinstance(error, HTTPException):
+        if error.code == 404:
+            return OCIError(Code.NAME_UNKNOWN, "no such address; images are at /v2/<image>/manifests/<reference>")
+        return OCIError(Code.UNSUPPORTED, str(error.description or error.name), status=error.code)
+    log.failure("request failed", failure)
+    return OCIError(Code.UNKNOWN, "depproxy failed on this request; its log says why")
+
+
+def write_document(request: Request, error: OCIError) -> None:
+    """Answer with an error document; the caller finishes the request."""
+    body = error.document()
+    request.setResponseCode(error.status)
+    headers = request.responseHeaders
+    headers.setRawHeaders(b"Content-Type", [b"application/json"])
+    headers.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+    for name, value in error.headers.items():
+        headers.setRawHeaders(name, [value])
+    request.write(body)
+
+
+def cut(request: Request) -> None:
+    """End the connection at once, so that the client knows that the answer is not whole."""
+    request.channel.abortConnection()
+
+
+def fail(request: Request, failure: Failure, kind: str, metrics: Metrics) -> None:
+    """
+    End a request that failed: with a document if nothing was sent yet, else by cutting the connection, so that
+    no client takes a part for the whole. A client that has left gets nothing.
+    """
+    if failure.check(CancelledError):
+        return
+    metrics.answered[kind, "error"].inc()
+    if request.startedWriting:
+        log.warn("{uri}: cut off: {error}", uri=request.uri.decode("latin-1"), error=failure.value)
+        cut(request)
+        return
+    write_document(request, as_document(failure))
