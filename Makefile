@@ -40,10 +40,12 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/run: $(VENV)/bin/python setup.cfg
+	@echo 'installing depproxy into $(VENV); this takes a minute'
 	$(INSTALL) '.[embedded]'
 	@touch $@
 
 $(VENV)/test: $(VENV)/bin/python setup.cfg
+	@echo 'installing depproxy and its test tools into $(VENV); this takes a minute'
 	$(INSTALL) '.[embedded,test]'
 	@touch $@ $(VENV)/run
 
