@@ -48,6 +48,7 @@ class Coalescer(Generic[K, V]):
 
     def __init__(self) -> None:
         self._running: dict[K, Waiters[V]] = {}
+        self._tasks: set[Deferred[None]] = set()
 
     def __len__(self) -> int:
         return len(self._running)
@@ -67,16 +68,32 @@ class Coalescer(Generic[K, V]):
             return waiters.add()
         self._running[key] = waiters = Waiters()
         waiter = waiters.add()
-        Deferred.fromCoroutine(self._run(key, waiters, start))
+        task = Deferred.fromCoroutine(self._run(key, waiters, start))
+        if not task.called:
+            self._tasks.add(task)
+            task.addBoth(lambda _: self._tasks.discard(task))
         return waiter
+
+    def detach(self, key: K) -> None:
+        """Let the next join() begin anew; those who wait get the outcome of the operation that is running."""
+        self._running.pop(key, None)
+
+    def cancel(self) -> None:
+        """Cancel what is running: those who wait get CancelledError."""
+        for task in tuple(self._tasks):
+            task.cancel()
 
     async def _run(self, key: K, waiters: Waiters[V], start: Callable[[], Awaitable[V]]) -> None:
         # The key is free before anybody is told, so that a waiter which asks again starts anew.
         try:
             value = await start()
         except Exception as error:
-            del self._running[key]
+            self._free(key, waiters)
             waiters.errback(error)
         else:
-            del self._running[key]
+            self._free(key, waiters)
             waiters.callback(value)
+
+    def _free(self, key: K, waiters: Waiters[V]) -> None:
+        if self._running.get(key) is waiters:
+            del self._running[key]

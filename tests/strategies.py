@@ -117,7 +117,7 @@ def descriptors() -> st.SearchStrategy[Descriptor]:
 
 @frozen
 class SomeManifest:
-    """A manifest as an upstream sends it, and the children that it was written with."""
+    """A manifest as an upstream sends it, and the children that it was written with, but those with urls."""
 
     media_type: str
     body: bytes
@@ -134,12 +134,10 @@ def manifests(draw: st.DrawFn) -> SomeManifest:
     """Manifests and image indexes of every type, some with a subject, annotations, platforms or urls."""
     media_type = draw(st.sampled_from([DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_INDEX, OCI_ARTIFACT]))
     found = draw(st.lists(descriptors(), min_size=1, max_size=6))
-    more: list[dict[str, object]] = [
-        {},
-        {"urls": ["https://example.com/layer"]},
-        {"platform": {"os": "linux"}},
-    ]
-    written = [write_descriptor(child, **draw(st.sampled_from(more))) for child in found]
+    foreign: dict[str, object] = {"urls": ["https://example.com/layer"]}
+    more: list[dict[str, object]] = [{}, {"urls": []}, foreign, {"platform": {"os": "linux"}}]
+    chosen = [draw(st.sampled_from(more)) for _ in found]
+    written = [write_descriptor(child, **fields) for child, fields in zip(found, chosen, strict=True)]
     document: dict[str, object] = {"schemaVersion": 2, "mediaType": media_type}
     if media_type in {DOCKER_MANIFEST, OCI_MANIFEST}:
         document |= {"config": written[0], "layers": written[1:]}
@@ -148,7 +146,8 @@ def manifests(draw: st.DrawFn) -> SomeManifest:
     if draw(st.booleans()):
         document |= {"subject": write_descriptor(draw(descriptors())), "annotations": {"layers": "none"}}
     body = json.dumps(document, indent=draw(st.sampled_from([None, 3]))).encode()
-    return SomeManifest(media_type, body, tuple(found))
+    held = (child for child, fields in zip(found, chosen, strict=True) if fields is not foreign)
+    return SomeManifest(media_type, body, tuple(held))
 
 
 def json_values() -> st.SearchStrategy[object]:

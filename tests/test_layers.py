@@ -15,7 +15,7 @@ MAX_LINES = 350
 # Who may import whom: web -> cache, access -> upstream, storage, index -> oci.
 LEVELS = {"oci": 0, "upstream": 1, "storage": 1, "index": 1, "cache": 2, "access": 2, "web": 3}
 # These stand beside the levels. Anyone but oci may import them; of the project they import oci alone.
-SHARED = {"config", "metrics"}
+SHARED = {"coalesce", "config", "metrics"}
 # These see all, and nobody sees them, but for whom is named here.
 TOPS = {"service": {"tap"}, "tap": {"plugin"}, "cli": set[str](), "sdnotify": {"service"}}
 # Of these packages others see only the interfaces and errors: the objects come through constructors.

@@ -22,6 +22,7 @@ from depproxy.oci.manifest import (
     InvalidManifest,
     children,
     essence,
+    is_manifest,
 )
 from tests.strategies import (
     SomeManifest,
@@ -179,3 +180,18 @@ def test_what_is_no_manifest_has_no_children(body: bytes, media_type: str) -> No
 
 def test_image_indexes_are_manifests() -> None:
     assert set(MANIFEST_TYPES) > INDEX_TYPES == {DOCKER_LIST, OCI_INDEX}
+
+
+def test_which_types_are_manifests() -> None:
+    """A layer's or a config's digest, asked for as a manifest, is none."""
+    assert all(is_manifest(kind) and is_manifest(kind.upper() + "; charset=utf-8") for kind in MANIFEST_TYPES)
+    assert is_manifest("application/vnd.docker.distribution.manifest.v1+prettyjws")
+    for kind in (
+        "",
+        "application/octet-stream",
+        "application/vnd.oci.image.layer.v1.tar+gzip",
+        "application/vnd.oci.image.config.v1+json",
+        "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        "application/vnd.docker.container.image.v1+json",
+    ):
+        assert not is_manifest(kind)

@@ -24,6 +24,7 @@ __all__ = [
     "InvalidManifest",
     "children",
     "essence",
+    "is_manifest",
 ]
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -72,12 +73,18 @@ def essence(media_type: str) -> str:
     return media_type.partition(";")[0].strip().lower()
 
 
+def is_manifest(media_type: str) -> bool:
+    """Whether this is the type of a manifest or an index, of schema 1 too, and not that of a config or a layer."""
+    kind = essence(media_type)
+    return kind in INDEX_TYPES or ".manifest." in kind
+
+
 def children(media_type: str, body: bytes) -> tuple[Descriptor, ...]:
     """The config, layers, blobs or manifests that a manifest of this type is made of, in its order.
 
-    A layer with `urls` is a child, the `subject` is none, a media type unknown here has none. A child whose
-    digest algorithm is unsupported is valid (image-spec, descriptor.md, "Digests") but left out, for nobody
-    can ask for it here. Raises InvalidManifest.
+    The `subject` is none of them, and a media type unknown here has none. Left out are a layer with `urls`, for
+    the registry need not hold it (image-spec, descriptor.md), and a child whose digest algorithm is unsupported,
+    which is valid, but nobody can ask for it here. Raises InvalidManifest.
     """
     fields = _CHILDREN.get(essence(media_type))
     if fields is None:
@@ -128,8 +135,9 @@ def _descriptor(item: object) -> Descriptor | None:
     if not isinstance(digest, str):
         raise InvalidManifest("descriptor has no digest")
     try:
-        return Descriptor(media_type, Digest(digest), size)
+        child = Descriptor(media_type, Digest(digest), size)
     except UnsupportedAlgorithm:
         return None
     except InvalidDigest as error:
         raise InvalidManifest(f"descriptor's {error}") from error
+    return None if item.get("urls") else child
