@@ -472,12 +472,16 @@ class Passwords(Case):
         registry.put_manifest(TAG, MANIFEST)
         settings = self.private(registry)
         client = self.client(registry, **settings)
-        text = settings["password_file"].read_text()
-        settings["password_file"].unlink()
-        error = await self.fails(Refused, client.head_manifest(REPOSITORY, TAG))
-        assert str(settings["password_file"]) in str(error)
-        settings["password_file"].write_text(text)
+        path, text = settings["password_file"], settings["password_file"].read_text()
+        path.unlink()
+        error = await self.fails(Unavailable, client.head_manifest(REPOSITORY, TAG))
+        assert str(path) not in str(error), "clients read this"
+        path.write_text(text)
         await client.head_manifest(REPOSITORY, TAG)
+        # One that is being replaced is empty, or not there, for a moment.
+        for spoil in (path.unlink, lambda: path.write_text("")):
+            spoil()
+            await client.head_manifest(REPOSITORY, TAG)
 
     async def test_basic(self) -> None:
         registry = self.registry(authentication="basic")

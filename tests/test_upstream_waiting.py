@@ -1,4 +1,4 @@
-"""Limits of time, permits, and one run for many waiters."""
+"""Limits of time, and permits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from depproxy.upstream.waiting import Permit, Permits, Shared, TimedOut, bounded
+from depproxy.upstream.waiting import Permit, Permits, TimedOut, bounded
 
 
 class Outcome:
@@ -137,103 +137,3 @@ class PermitMachine(RuleBasedStateMachine):
 
 
 TestPermits = PermitMachine.TestCase
-
-
-class SharedMachine(RuleBasedStateMachine):
-    """Join, leave, fire and fail in any order: one run per key, each waiter exactly one outcome."""
-
-    @initialize()
-    def begin(self) -> None:
-        self.shared: Shared[int, str] = Shared()
-        self.runs: dict[int, Deferred[str]] = {}
-        self.started = 0
-        self.waiters: dict[int, list[Outcome]] = {}
-
-    async def run(self, key: int) -> str:
-        self.started += 1
-        gate = self.runs[key] = Deferred()
-        return await gate
-
-    @rule(key=st.integers(0, 2))
-    def join(self, key: int) -> None:
-        before = self.started
-        running = key in self.runs
-        waiter = Outcome(self.shared.join(key, lambda: self.run(key)))
-        self.waiters.setdefault(key, []).append(waiter)
-        assert self.started == before + (not running)
-
-    @rule(key=st.integers(0, 2), number=st.integers(0, 5))
-    def leave(self, key: int, number: int) -> None:
-        waiters = self.waiters.get(key, [])
-        if number < len(waiters):
-            waiter = waiters.pop(number)
-            waiter.waiting.cancel()
-            assert waiter.failed is CancelledError
-
-    @rule(key=st.integers(0, 2), fails=st.booleans(), rejoin=st.booleans())
-    def end(self, key: int, fails: bool, rejoin: bool) -> None:
-        gate = self.runs.pop(key, None)
-        if gate is None:
-            return
-        waiters = self.waiters.pop(key, [])
-        again: list[Outcome] = []
-        if waiters and rejoin:
-            # From within: what begins then is a new run, not the one that is ending.
-            waiters[0].waiting.addCallback(
-                lambda _: again.append(Outcome(self.shared.join(key, lambda: self.run(key))))
-            )
-        if fails:
-            gate.errback(KeyError("failed"))
-        else:
-            gate.callback("done")
-        for waiter in waiters:
-            (result,) = waiter.results
-            assert isinstance(result, KeyError) if fails else result == "done"
-        if again:
-            self.waiters[key] = again
-            assert key in self.runs
-
-    @rule()
-    def cancel_all(self) -> None:
-        self.shared.cancel()
-        self.runs.clear()
-        for waiters in self.waiters.values():
-            for waiter in waiters:
-                assert waiter.failed is CancelledError
-        self.waiters.clear()
-
-    @invariant()
-    def who_waits_has_no_outcome_yet(self) -> None:
-        assert not any(waiter.results for waiters in self.waiters.values() for waiter in waiters)
-
-
-TestShared = SharedMachine.TestCase
-
-
-def test_a_run_that_ends_at_once() -> None:
-    shared: Shared[str, str] = Shared()
-
-    async def done() -> str:
-        return "done"
-
-    async def fails() -> str:
-        raise KeyError("failed")
-
-    assert Outcome(shared.join("a", done)).results == ["done"]
-    assert Outcome(shared.join("a", fails)).failed is KeyError
-    assert Outcome(shared.join("a", done)).results == ["done"]
-
-
-def test_a_waiter_that_makes_another_one_leave() -> None:
-    shared: Shared[str, str] = Shared()
-    gate: Deferred[str] = Deferred()
-
-    async def run() -> str:
-        return await gate
-
-    first = shared.join("a", run)
-    second, third = Outcome(shared.join("a", run)), Outcome(shared.join("a", run))
-    first.addCallback(lambda _: second.waiting.cancel())
-    gate.callback("done")
-    assert second.failed is CancelledError
-    assert third.results == ["done"]

@@ -162,8 +162,11 @@ class EmbeddedRedis:
                 state = "no answer yet" if answer is None else f"{answer.loaded} % of the data loaded"
                 self._log.info("cache index: waiting for redis-server: {state}", state=state)
             await deferLater(self._reactor, POLL)
+        # The last line is the reason; those before it are in the log.
+        said = process.last_lines[-1] if process.last_lines else "(nothing)"
         raise EmbeddedRedisError(
-            f"redis-server {process.status}; its last words: " + (" | ".join(process.last_lines) or "(none)")
+            f"redis-server {process.status}; its last words: {said}; what it keeps in {self._place.directory} is a"
+            " cache: if that is damaged, delete it and start again"
         )
 
     async def _ask(self) -> _Answer | None:

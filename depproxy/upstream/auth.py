@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from attrs import field, frozen
 from twisted.internet.interfaces import IReactorTime
 
+from depproxy.coalesce import Coalescer
 from depproxy.config import UpstreamSettings
 from depproxy.oci.challenge import Challenge, parse_challenges
 from depproxy.oci.reference import Name
@@ -18,7 +19,6 @@ from depproxy.upstream.credentials import Credential, Credentials
 from depproxy.upstream.errors import Refused, UpstreamError
 from depproxy.upstream.http import Http
 from depproxy.upstream.tokens import Bearer, Denied, TokenEndpoint
-from depproxy.upstream.waiting import Shared
 
 MAX_TOKENS = 4096
 # Seconds: a token is renewed a little before its end.
@@ -63,7 +63,7 @@ class Authenticator:
         self._known: Bearer | None = None
         self._basic = False
         self._tokens: dict[_Key, Token] = {}
-        self._fetches: Shared[_Key, Token] = Shared()
+        self._fetches: Coalescer[_Key, Token] = Coalescer()
 
     async def authorize(self, repository: Name) -> Grant | None:
         """What to send for ``repository``, None as long as upstream has not asked for anything."""

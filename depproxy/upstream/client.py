@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.web.client import HTTPConnectionPool
+from twisted.web.client import HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.iweb import IResponse
 from zope.interface import implementer
 
@@ -37,6 +37,16 @@ _FAREWELL = 2.0
 
 # All of them, always, in one header: whoever is asked for one type converts, or picks a platform.
 _MANIFESTS = {"Accept": ", ".join(MANIFEST_TYPES)}
+
+
+class _QuietFactory(_HTTP11ClientFactory):
+    noisy = False
+
+
+class QuietPool(HTTPConnectionPool):
+    """Twisted's pool, without two lines in the log for each connection."""
+
+    _factory = _QuietFactory
 
 
 @implementer(IUpstream)
@@ -104,12 +114,13 @@ class RegistryClient:
             # A CDN's URL may be signed for GET alone. That upstream gave it out says that the blob is there.
             return None
 
-    async def open_blob(self, repository: Name, digest: Digest, offset: int = 0) -> IBlobStream:
+    async def open_blob(self, repository: Name, digest: Digest, offset: int = 0, *, retry: bool = True) -> IBlobStream:
         async def take(response: IResponse, permit: Permit) -> IBlobStream:
             return self._stream(response, permit, offset)
 
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        return await self._exchange.ask(Ask("GET", repository, f"blobs/{digest}", headers, long=True), take)
+        ask = Ask("GET", repository, f"blobs/{digest}", headers, long=True, retry=retry)
+        return await self._exchange.ask(ask, take)
 
     async def get_document(self, repository: Name, path: str, query: str) -> Document:
         async def take(response: IResponse, _: Permit) -> Document:
@@ -182,7 +193,7 @@ def make_upstream(
     """A client for the upstream that ``settings`` describe. ``clock`` measures all limits of time; the reactor
     does by default."""
     name, time = settings.name, reactor if clock is None else clock
-    pool = HTTPConnectionPool(time, persistent=True)
+    pool = QuietPool(time, persistent=True)  # type: ignore[no-untyped-call]  # Twisted leaves it unannotated.
     pool.maxPersistentPerHost = settings.max_connections
     pool.cachedConnectionTimeout = IDLE
     policy = https_policy(settings.ca_file)

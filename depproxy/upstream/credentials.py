@@ -8,9 +8,10 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from attrs import field, frozen
+from twisted.logger import Logger
 
 from depproxy.config import ConfigError, UpstreamSettings, read_secret
-from depproxy.upstream.errors import Refused
+from depproxy.upstream.errors import Unavailable
 from depproxy.upstream.redirects import Url
 
 
@@ -30,21 +31,31 @@ class Credential:
 class Credentials:
     """What an upstream's settings say about credentials. A password file that has changed is read again."""
 
+    _log = Logger()
+
     def __init__(self, settings: UpstreamSettings) -> None:
         self._upstream = settings.name
         self._username = settings.username
         self._path = settings.password_file
         self._stamp: tuple[int, int, int] | None = None
         self._known: Credential | None = None
+        self._told = False
 
     def current(self) -> Credential | None:
-        """The credential of now, None if none is configured. Raises Refused where the file cannot be read."""
+        """The credential of now, None if none is configured.
+
+        A file that cannot be read, such as one that is just being replaced, leaves the credential as it was; raises
+        Unavailable where there was none yet.
+        """
         if self._username is None or self._path is None:
             return None
         stamp = _stamp(self._path)
         if self._known is None or stamp is None or stamp != self._stamp:
-            self._known = self._read(self._username, self._path)
+            self._known = self._read(self._username, self._path) or self._known
             self._stamp = stamp
+        if self._known is None:
+            # Without the path: the message reaches clients.
+            raise Unavailable(self._upstream, "its password file cannot be read; the log says why")
         return self._known
 
     def again(self) -> Credential | None:
@@ -52,11 +63,16 @@ class Credentials:
         self._stamp = None
         return self.current()
 
-    def _read(self, username: str, path: Path) -> Credential:
+    def _read(self, username: str, path: Path) -> Credential | None:
         try:
-            return Credential(username, read_secret(path))
+            secret = read_secret(path)
         except ConfigError as error:
-            raise Refused(self._upstream, f"the password file cannot be used: {error}") from error
+            if not self._told:
+                self._log.error("the password of {name} cannot be read: {error}", name=self._upstream, error=error)
+            self._told = True
+            return None
+        self._told = False
+        return Credential(username, secret)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

@@ -48,6 +48,7 @@ class Ask:
     path: str
     headers: Mapping[str, str] = field(factory=dict)
     long: bool = False
+    retry: bool = True
 
     def __str__(self) -> str:
         return f"{self.method} {self.path.partition('?')[0]} of {self.repository}"
@@ -82,6 +83,8 @@ class Exchange:
     async def ask(self, ask: Ask, take: Callable[[IResponse, Permit], Awaitable[_T]]) -> _T:
         """What ``take`` makes of the answer, which has status 200 or 206. It is part of each attempt, and must
         read or drop the body."""
+        if not ask.retry:
+            return await self._authorized(ask, take)
         return await self._retry.run(lambda: self._authorized(ask, take))
 
     async def _authorized(self, ask: Ask, take: Callable[[IResponse, Permit], Awaitable[_T]]) -> _T:

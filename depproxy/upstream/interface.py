@@ -93,8 +93,9 @@ class IUpstream(Interface):
         """The blob's size, None where upstream did not say. ``Refused`` does not mean that a GET would be
         refused: some registries do not know HEAD for blobs."""
 
-    async def open_blob(repository: Name, digest: Digest, offset: int = 0) -> IBlobStream:
-        """The blob's bytes from ``offset`` on, or from 0 where upstream ignored that: see the stream's own."""
+    async def open_blob(repository: Name, digest: Digest, offset: int = 0, *, retry: bool = True) -> IBlobStream:
+        """The blob's bytes from ``offset`` on, or from 0 where upstream ignored that: see the stream's own.
+        Without ``retry`` a failure is told at once, to a caller that has a patience of its own."""
 
     async def get_document(repository: Name, path: str, query: str) -> Document:
         """``path`` is ``tags/list`` or ``referrers/<digest>``, ``query`` is sent as it is. At most 4 MiB."""

@@ -127,4 +127,5 @@ class TokenEndpoint:
         life = document.get("expires_in")
         if not isinstance(life, int | float) or isinstance(life, bool) or not life > 0:
             life = DEFAULT_LIFE
-        return token, min(float(life), LONGEST_LIFE)
+        # Compared before it is converted: an integer may be too large for a float.
+        return token, float(min(life, LONGEST_LIFE))

@@ -1,19 +1,18 @@
-"""Waiting for things that may never come: with a limit, in a queue, or together.
+"""Waiting for things that may never come: with a limit, or in a queue.
 
-The rule for all three: who is cancelled gets CancelledError, whatever the thing it waited for makes of that,
+The rule for both: who is cancelled gets CancelledError, whatever the thing it waited for makes of that,
 and leaves nothing behind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-_K = TypeVar("_K")
 _T = TypeVar("_T")
 
 
@@ -94,41 +93,3 @@ class Permits:
         except BaseException:
             first.release()
             raise
-
-
-class Shared(Generic[_K, _T]):
-    """One run per key, many waiters: each gets the outcome on a Deferred of its own, and may leave.
-
-    The run goes on when all have left: what it finds out serves those who come next.
-    """
-
-    def __init__(self) -> None:
-        self._waiters: dict[_K, list[Deferred[_T]]] = {}
-        self._runs: dict[_K, Deferred[None]] = {}
-
-    def join(self, key: _K, run: Callable[[], Coroutine[Deferred[Any], Any, _T]]) -> Deferred[_T]:
-        """The outcome of the run under way for ``key``, or of a new one of ``run``."""
-        waiters = self._waiters.get(key)
-        if waiters is not None:
-            waiter: Deferred[_T] = Deferred(waiters.remove)
-            waiters.append(waiter)
-            return waiter
-        waiters = self._waiters[key] = []
-        waiter = Deferred(waiters.remove)
-        waiters.append(waiter)
-        running = Deferred.fromCoroutine(run()).addBoth(self._over, key)
-        if key in self._waiters:
-            self._runs[key] = running
-        return waiter
-
-    def _over(self, result: _T | Failure, key: _K) -> None:
-        waiters = self._waiters.pop(key)
-        self._runs.pop(key, None)
-        # One by one: a waiter's callback may cancel another waiter.
-        while waiters:
-            waiters.pop(0).callback(result)
-
-    def cancel(self) -> None:
-        """End all runs: their waiters get CancelledError."""
-        for running in list(self._runs.values()):
-            running.cancel()
