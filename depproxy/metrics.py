@@ -62,7 +62,7 @@ class Metrics:
         )
         self.errors = Counter(
             "depproxy_errors",
-            "Failures that no client saw as its own error, by place: index, storage, fill, request.",
+            "Failures by place: index, storage, fill, internal. Clients were served all the same, but for a fill.",
             ["where"],
             registry=registry,
         )

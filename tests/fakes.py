@@ -22,11 +22,13 @@ class MemoryIndex:
     """`ICacheIndex` in memory. With `available` set to False every async method raises `IndexUnavailable`.
 
     `now` gives Unix time. `used` is what the real one has in its sorted set: the last use of each known blob in
-    whole seconds, as of the last flush.
+    whole seconds, as of the last flush. While `held` is True, questions wait for `release`.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.available = True
+        self.held = False
+        self._waiting: list[Deferred[None]] = []
         self.used: dict[Digest, int] = {}
         self._now = now
         self._tags: dict[tuple[Home, Tag], TagRecord] = {}
@@ -35,33 +37,33 @@ class MemoryIndex:
         self._touched: dict[Digest, int] = {}
 
     async def get_tag(self, home: Home, tag: Tag) -> TagRecord | None:
-        self._ask()
+        await self._ask()
         return self._tags.get((home, tag))
 
     async def put_tag(self, home: Home, tag: Tag, record: TagRecord) -> None:
-        self._ask()
+        await self._ask()
         self._tags[home, tag] = record
 
     async def forget_tag(self, home: Home, tag: Tag) -> None:
-        self._ask()
+        await self._ask()
         self._tags.pop((home, tag), None)
 
     async def get_link(self, home: Home, digest: Digest) -> Link | None:
-        self._ask()
+        await self._ask()
         return self._links.get((home, digest))
 
     async def put_links(self, home: Home, links: Mapping[Digest, Link]) -> None:
-        self._ask()
+        await self._ask()
         for digest, link in links.items():
             self._links[home, digest] = link
 
     async def put_blob(self, digest: Digest, size: int) -> None:
-        self._ask()
+        await self._ask()
         self._sizes[digest] = size
         self.used[digest] = int(self._now())
 
     async def forget_blob(self, digest: Digest) -> None:
-        self._ask()
+        await self._ask()
         self._sizes.pop(digest, None)
         self.used.pop(digest, None)
 
@@ -69,17 +71,28 @@ class MemoryIndex:
         self._touched[digest] = int(self._now())
 
     async def flush(self) -> None:
-        self._ask()
+        await self._ask()
         touched, self._touched = self._touched, {}
         for digest, when in touched.items():
             if digest in self.used:
                 self.used[digest] = max(self.used[digest], when)
 
     async def totals(self) -> tuple[int, int]:
-        self._ask()
+        await self._ask()
         return len(self._sizes), sum(self._sizes.values())
 
-    def _ask(self) -> None:
+    def release(self) -> None:
+        """Answer all questions that wait."""
+        self.held = False
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            waiter.callback(None)
+
+    async def _ask(self) -> None:
+        if self.held:
+            waiter: Deferred[None] = Deferred(self._waiting.remove)
+            self._waiting.append(waiter)
+            await waiter
         if not self.available:
             raise IndexUnavailable("the cache index was made unavailable")
 
@@ -266,7 +279,7 @@ class MemoryUpstream:
         await self._ask("head_blob", f"HEAD {repository} blobs/{digest}")
         return self._size(self._find(self.blobs, (repository, digest)))
 
-    async def open_blob(self, repository: Name, digest: Digest, offset: int = 0) -> IBlobStream:
+    async def open_blob(self, repository: Name, digest: Digest, offset: int = 0, *, retry: bool = True) -> IBlobStream:
         suffix = f" from {offset}" if offset else ""
         await self._ask("open_blob", f"GET {repository} blobs/{digest}{suffix}")
         data = self._find(self.blobs, (repository, digest))

@@ -8,25 +8,25 @@ from collections.abc import Mapping
 from random import Random
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.defer import TimeoutError as DeadlineError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from depproxy.cache.coalesce import Coalescer
+from depproxy.cache.deadline import Deadline
+from depproxy.cache.entries import Entries
 from depproxy.cache.fill import Fill
-from depproxy.cache.interface import BlobSource, Outcome
+from depproxy.cache.interface import BlobSource, Outcome, StorageError
 from depproxy.cache.links import Links
+from depproxy.cache.shared import Shared
 from depproxy.cache.sources import FollowedBlob, StoredBlob
-from depproxy.index.interface import Home, ICacheIndex, IndexUnavailable, Link
+from depproxy.index.interface import Home, ICacheIndex, Link
 from depproxy.metrics import Metrics
 from depproxy.oci.digest import Digest
-from depproxy.oci.reference import Name
 from depproxy.storage.interface import IBlobStore
 from depproxy.upstream.errors import Refused, Unavailable, UpstreamError
 from depproxy.upstream.interface import IUpstream
 
-# containerd 2.3 gives a server 30 s for the response header.
-READY_TIMEOUT = 25.0
+# What a registry that knows no HEAD for blobs may answer, beside a refusal: it is not in trouble.
+NO_HEADS = frozenset({500, 501})
 
 
 class Blobs:
@@ -38,6 +38,7 @@ class Blobs:
         self,
         store: IBlobStore,
         index: ICacheIndex,
+        entries: Entries,
         links: Links,
         upstreams: Mapping[str, IUpstream],
         clock: IReactorTime,
@@ -46,23 +47,30 @@ class Blobs:
     ) -> None:
         self._store = store
         self._index = index
+        self._entries = entries
         self._links = links
         self._upstreams = upstreams
         self._clock = clock
         self._random = random
         self._metrics = metrics
         self._fills: dict[Digest, Fill] = {}
-        self._tasks: set[Deferred[None]] = set()
-        self._proofs: Coalescer[tuple[Home, Digest], Link] = Coalescer()
+        self._stopped = False
+        self._tasks: dict[Fill, Deferred[None]] = {}
+        self._proofs: Shared[tuple[Home, Digest], Link | None] = Shared()
+        self._proofs_by_get: Shared[tuple[Home, Digest], Link] = Shared()
 
     async def open(self, home: Home, digest: Digest) -> BlobSource:
         """
         The blob's bytes, to be closed by the caller.
 
-        Raises UpstreamError. May be cancelled: a fill that was started goes on.
+        Raises UpstreamError, or StorageError. May be cancelled: a fill that was started goes on.
         """
-        link = await self._linked(home, digest) or await self._prove(home, digest)
+        deadline = Deadline.after(self._clock)
+        link = await self._links.find(home, digest) or await self._prove(home, digest, deadline)
         while True:
+            if link is None and (digest in self._fills or self._store.contains(digest) is not None):
+                # The bytes are here for somebody else, and a HEAD that is refused proves nothing.
+                link = await self._prove_by_get(home, digest, deadline)
             opened = self._store.open(digest)
             if opened is not None:
                 self._index.touch(digest)
@@ -71,92 +79,113 @@ class Blobs:
             if fill is None or fill.failure is not None:
                 fill, outcome = self._start(home, digest, link), Outcome.MISS
             try:
-                await self._ready(fill)
+                await deadline.wait(fill.ready(), fill.upstream.name, str(digest))
             except UpstreamError:
-                if outcome is Outcome.JOINED and self._address(home) != (fill.upstream, fill.repository):
+                if fill.failure is not None and outcome is Outcome.JOINED and not self._starts_alike(fill, home):
                     # What was refused to somebody else may not be refused to us.
                     continue
                 raise
+            except OSError as error:
+                raise StorageError(f"the cache cannot store {digest}: {error.strerror or error}") from error
+            if link is None:
+                # The fill's own GET was the proof.
+                link = Link("", -1 if fill.size is None else fill.size)
+                self._links.add(home, {digest: link})
             return FollowedBlob(fill, outcome)
 
     async def stat(self, home: Home, digest: Digest) -> tuple[int | None, Outcome]:
         """The blob's size (None: upstream does not say), for a HEAD. Nothing is downloaded. Raises UpstreamError."""
-        link = await self._linked(home, digest)
-        size = self._store.contains(digest)
-        if link is None or (size is None and digest not in self._fills):
+        deadline = Deadline.after(self._clock)
+        link = await self._links.find(home, digest)
+        size, fill = self._store.contains(digest), self._fills.get(digest)
+        if link is None or (size is None and fill is None):
             # A link tells that it was there once; only upstream knows whether it still is.
-            link = await self._prove(home, digest)
+            link = await self._prove(home, digest, deadline) or await self._prove_by_get(home, digest, deadline)
         if size is not None:
             return size, Outcome.HIT
+        if link.size < 0 and fill is not None:
+            return fill.size, Outcome.MISS
         return (link.size if link.size >= 0 else None), Outcome.MISS
 
     def filling(self) -> int:
         """How many fills are under way."""
         return len(self._fills)
 
-    def stop(self) -> None:
-        """Stop all fills; their bytes stay for the next start."""
-        for task in tuple(self._tasks):
-            task.cancel()
+    async def stop(self) -> None:
+        """Stop what is being downloaded, whose bytes stay for the next start; what is complete is stored first."""
+        self._stopped = True
+        self._proofs.cancel()
+        self._proofs_by_get.cancel()
+        for fill, task in tuple(self._tasks.items()):
+            if not fill.verified:
+                task.cancel()
+        for task in tuple(self._tasks.values()):
+            done: Deferred[None] = Deferred()
+            task.addBoth(done.callback)
+            await done
 
-    def _address(self, home: Home) -> tuple[IUpstream, Name]:
-        return self._upstreams[home.upstream], home.repository
+    def _starts_alike(self, fill: Fill, home: Home) -> bool:
+        return fill.upstream is self._upstreams[home.upstream] and fill.repository == home.repository
 
-    async def _linked(self, home: Home, digest: Digest) -> Link | None:
-        return await self._links.find(home, digest)
+    async def _prove(self, home: Home, digest: Digest, deadline: Deadline) -> Link | None:
+        """
+        Have upstream confirm by a HEAD that this repository holds the blob, and link it. None where HEAD is not known
+        there (ECR): a GET can tell. Raises UpstreamError.
+        """
+        upstream = self._upstreams[home.upstream]
 
-    async def _prove(self, home: Home, digest: Digest) -> Link:
-        """Have upstream confirm that this repository holds the blob, and link it. Raises UpstreamError."""
-        return await self._proofs.join((home, digest), lambda: self._ask(home, digest))
+        async def ask() -> Link | None:
+            try:
+                return self._proved(home, digest, await upstream.head_blob(home.repository, digest))
+            except (Refused, Unavailable) as error:
+                if not isinstance(error, Refused) and error.status not in NO_HEADS:
+                    raise
+                return None
 
-    async def _ask(self, home: Home, digest: Digest) -> Link:
-        upstream, repository = self._address(home)
-        try:
-            size = await upstream.head_blob(repository, digest)
-        except (Refused, Unavailable) as error:
-            if error.status is None:
-                raise
-            # Some registries (ECR) know no HEAD for blobs; the headers of a GET say the same.
-            stream = await upstream.open_blob(repository, digest)
+        return await self._proofs.ask((home, digest), ask, deadline, home.upstream, str(digest))
+
+    async def _prove_by_get(self, home: Home, digest: Digest, deadline: Deadline) -> Link:
+        """The same by the headers of a GET, whose body is not read."""
+        upstream = self._upstreams[home.upstream]
+
+        async def ask() -> Link:
+            stream = await upstream.open_blob(home.repository, digest)
             size = stream.size
             stream.stop()
+            return self._proved(home, digest, size)
+
+        return await self._proofs_by_get.ask((home, digest), ask, deadline, home.upstream, str(digest))
+
+    def _proved(self, home: Home, digest: Digest, size: int | None) -> Link:
         link = Link("", -1 if size is None else size)
         if self._links.known(home, digest) is None:
             self._links.add(home, {digest: link})
         return link
 
-    async def _ready(self, fill: Fill) -> None:
-        waiter = fill.ready().addTimeout(READY_TIMEOUT, self._clock)
-        try:
-            await waiter
-        except DeadlineError:
-            raise Unavailable(
-                fill.upstream.name,
-                f"no answer for {fill.digest} within {READY_TIMEOUT:.0f} s; it is still being tried",
-            ) from None
-
-    def _start(self, home: Home, digest: Digest, link: Link) -> Fill:
-        upstream, repository = self._address(home)
-        size = link.size if link.size >= 0 else None
-        fill = Fill(digest, upstream, repository, size, self._store, self._clock, self._random, self._metrics)
+    def _start(self, home: Home, digest: Digest, link: Link | None) -> Fill:
+        if self._stopped:
+            # Somebody whose fill was just stopped would start his own.
+            raise Unavailable(home.upstream, "depproxy is stopping")
+        size = link.size if link is not None and link.size >= 0 else None
+        upstream = self._upstreams[home.upstream]
+        fill = Fill(digest, upstream, home.repository, size, self._store, self._clock, self._random, self._metrics)
         self._fills[digest] = fill
-        task = Deferred.fromCoroutine(self._run(fill))
-        self._tasks.add(task)
-        task.addBoth(lambda _: self._tasks.discard(task))
+        task = Deferred.fromCoroutine(self._run(fill, proven=link is not None))
+        if not task.called:
+            self._tasks[fill] = task
         return fill
 
-    async def _run(self, fill: Fill) -> None:
-        """A fill's whole life: download, then the index entry, then it is no longer there to join."""
+    async def _run(self, fill: Fill, *, proven: bool) -> None:
+        """A fill's whole life: download, then it is no longer there to join, then the index entry."""
         try:
-            if await fill.start():
+            stored = await fill.start(proven=proven)
+            # Who comes now finds the file; without one, a fill that has closed its own is of no use.
+            if self._fills.get(fill.digest) is fill:
+                del self._fills[fill.digest]
+            if stored:
                 assert fill.size is not None
-                await self._index.put_blob(fill.digest, fill.size)
-        except IndexUnavailable as error:
-            # The file is the truth: the blob is served all the same.
-            self._log.warn("no index entry for {digest}: {error}", digest=fill.digest, error=error)
-            self._metrics.errors.labels("index").inc()
+                await self._entries.stored(fill.digest, fill.size)
         except CancelledError:
             self._log.info("the fill of {digest} is stopped", digest=fill.digest)
         finally:
-            if self._fills.get(fill.digest) is fill:
-                del self._fills[fill.digest]
+            self._tasks.pop(fill, None)

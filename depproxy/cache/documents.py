@@ -4,16 +4,15 @@ import json
 from collections.abc import Mapping
 
 from cachetools import TTLCache
-from twisted.internet.defer import TimeoutError as DeadlineError
 from twisted.internet.interfaces import IReactorTime
 
-from depproxy.cache.coalesce import Coalescer
+from depproxy.cache.deadline import Deadline
 from depproxy.cache.interface import Outcome
-from depproxy.cache.questions import ANSWER_TIMEOUT
+from depproxy.cache.shared import Shared
 from depproxy.index.interface import Home
 from depproxy.oci.digest import Digest
 from depproxy.oci.manifest import OCI_INDEX
-from depproxy.upstream.errors import NotFound, Unavailable
+from depproxy.upstream.errors import NotFound
 from depproxy.upstream.interface import Document, IUpstream
 
 # Of the bytes of all documents together.
@@ -25,11 +24,14 @@ NO_REFERRERS = Document(
     json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).encode(), OCI_INDEX, {}
 )
 
+# Of a query that is remembered; those of clients have some dozen characters.
+LONGEST_QUERY = 256
+
 Key = tuple[Home, str, str]
 
 
 def _size(document: Document | NotFound) -> int:
-    return 512 + (len(document.body) if isinstance(document, Document) else 0)
+    return 1024 + (len(document.body) if isinstance(document, Document) else 0)
 
 
 class Documents:
@@ -38,7 +40,7 @@ class Documents:
     def __init__(self, upstreams: Mapping[str, IUpstream], ttl: float, clock: IReactorTime) -> None:
         self._upstreams = upstreams
         self._clock = clock
-        self._fetches: Coalescer[Key, Document] = Coalescer()
+        self._fetches: Shared[Key, Document] = Shared()
         self._recent: TTLCache[Key, Document | NotFound] = TTLCache(
             REMEMBERED_SIZE, ttl, timer=clock.seconds, getsizeof=_size
         )
@@ -54,23 +56,38 @@ class Documents:
         except NotFound:
             return NO_REFERRERS, Outcome.HIT
 
+    def close(self) -> None:
+        """Give up what is being asked."""
+        self._fetches.cancel()
+
     async def _get(self, key: Key) -> tuple[Document, Outcome]:
         known = self._recent.get(key)
         if isinstance(known, NotFound):
-            raise known.with_traceback(None)
+            raise _copy(known)
         if known is not None:
             return known, Outcome.HIT
         home, path, query = key
         upstream = self._upstreams[home.upstream]
         outcome = Outcome.JOINED if key in self._fetches else Outcome.MISS
-        answer = self._fetches.join(key, lambda: upstream.get_document(home.repository, path, query))
         try:
-            document = await answer.addTimeout(ANSWER_TIMEOUT, self._clock)
-        except DeadlineError:
-            raise Unavailable(home.upstream, f"no answer for {path} within {ANSWER_TIMEOUT:g} s") from None
+            document = await self._fetches.ask(
+                key,
+                lambda: upstream.get_document(home.repository, path, query),
+                Deadline.after(self._clock),
+                home.upstream,
+                f"{path} of {home.repository}",
+            )
         except NotFound as error:
-            self._recent[key] = error
+            # Without its traceback, which would keep the whole request.
+            self._remember(key, _copy(error))
             raise
-        if _size(document) < REMEMBERED_SIZE:
-            self._recent[key] = document
+        self._remember(key, document)
         return document, outcome
+
+    def _remember(self, key: Key, document: Document | NotFound) -> None:
+        if len(key[2]) <= LONGEST_QUERY and _size(document) < REMEMBERED_SIZE:
+            self._recent[key] = document
+
+
+def _copy(error: NotFound) -> NotFound:
+    return NotFound(error.upstream, error.message, error.status)

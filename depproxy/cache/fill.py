@@ -16,8 +16,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from depproxy.cache.coalesce import Waiters
 from depproxy.cache.sink import FillSink
+from depproxy.coalesce import Waiters
 from depproxy.metrics import Metrics
 from depproxy.oci.digest import Digest
 from depproxy.oci.reference import Name
@@ -26,7 +26,7 @@ from depproxy.upstream.errors import Invalid, Throttled, Unavailable, UpstreamEr
 from depproxy.upstream.interface import IBlobStream, IUpstream
 
 # Attempts in a row that bring no byte before a fill gives up.
-FRUITLESS_ATTEMPTS = 5
+FRUITLESS_ATTEMPTS = 8
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 15.0
 # An upstream that names its own time is waited for so long, while clients are in the middle of the blob.
@@ -72,6 +72,7 @@ class Fill:
         self._random = random
         self._metrics = metrics
         self._opened = False
+        self._proven = False
         self._ready: Waiters[None] = Waiters()
         self._followers: set[Follower] = set()
         self._notified = 0.0
@@ -98,8 +99,14 @@ class Fill:
             self._tell_ready()
         return waiter
 
-    def start(self) -> "Deferred[bool]":
-        """Begin; fires with whether the blob is stored now. Never fails: `failure` tells. Cancel it to stop."""
+    def start(self, *, proven: bool = True) -> "Deferred[bool]":
+        """
+        Begin; fires with whether the blob is stored now. Never fails: `failure` tells. Cancel it to stop.
+
+        Unless it is `proven` that the repository holds the blob, upstream is asked for it even where a leftover of an
+        interrupted fill is whole.
+        """
+        self._proven = proven
         self._task = Deferred.fromCoroutine(self._run())
         return self._task
 
@@ -165,7 +172,7 @@ class Fill:
 
     async def _continue(self, file: IGrowingFile) -> IGrowingFile:
         """Go on from the bytes that an interrupted fill left; start anew if they prove to be of no use."""
-        if file.matches():
+        if self._proven and file.matches():
             return file
         try:
             await self._download(file)
@@ -188,7 +195,8 @@ class Fill:
                     self.upstream.name,
                     f"the bytes sent for {self.digest} in {self.repository} do not match it",
                 )
-        except Invalid:
+        except (Invalid, OSError):
+            # Wrong bytes; or a full disk, most likely, which what is kept of this blob would keep full.
             await file.discard()
             raise
 
@@ -216,7 +224,8 @@ class Fill:
     async def _attempt(self, file: IGrowingFile) -> UpstreamError | None:
         """One connection's worth of bytes. None when the body is complete, else why it broke off."""
         try:
-            stream = await self.upstream.open_blob(self.repository, self.digest, file.written)
+            # Once clients are mid-blob, the longer patience is here.
+            stream = await self.upstream.open_blob(self.repository, self.digest, file.written, retry=not self._opened)
         except (Unavailable, Throttled) as error:
             # Before the first answer the client's own retries were enough; afterwards clients are mid-blob.
             if not self._opened:

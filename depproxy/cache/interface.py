@@ -57,5 +57,5 @@ class BlobSource(Protocol):
         """The reader is done. Idempotent."""
 
 
-class Unverified(Exception):
-    """The bytes that upstream sent do not have the digest that was asked for."""
+class StorageError(Exception):
+    """The cache has no room, or its disk fails; the message says which."""

@@ -7,20 +7,24 @@ copy is known, the copy is served and marked stale.
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from attrs import evolve
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from depproxy.cache.background import Background
+from depproxy.cache.deadline import Deadline
+from depproxy.cache.entries import Entries
 from depproxy.cache.interface import Outcome, ServedManifest
 from depproxy.cache.links import Links
-from depproxy.cache.questions import ANSWER_TIMEOUT, Questions
+from depproxy.cache.questions import Questions
 from depproxy.config import CacheSettings, UpstreamSettings
 from depproxy.index.interface import Home, ICacheIndex, IndexUnavailable, Link, TagRecord
 from depproxy.metrics import Metrics
 from depproxy.oci.digest import Digest
-from depproxy.oci.manifest import InvalidManifest, children
+from depproxy.oci.manifest import MAX_MANIFEST, InvalidManifest, children, is_manifest
 from depproxy.oci.reference import Reference, Tag
 from depproxy.storage.interface import IBlobStore
 from depproxy.upstream.errors import Invalid, NotFound, Throttled, Unavailable, UpstreamError
@@ -32,6 +36,8 @@ LARGEST_BODY = BODIES_SIZE // 16
 REMEMBERED_TAGS = 20_000
 # How often (seconds) the confirmation of an unchanged tag is written to the index.
 CONFIRM_INTERVAL = 60.0
+# How often (seconds) the log tells of one tag that it is served stale.
+TELL_INTERVAL = 60.0
 
 
 class Manifests:
@@ -43,16 +49,20 @@ class Manifests:
         self,
         store: IBlobStore,
         index: ICacheIndex,
+        entries: Entries,
         links: Links,
         questions: Questions,
         background: Background,
         settings: CacheSettings,
         upstreams: Mapping[str, UpstreamSettings],
+        clock: IReactorTime,
         metrics: Metrics,
         now: Callable[[], float] = time.time,
     ) -> None:
+        self._clock = clock
         self._store = store
         self._index = index
+        self._entries = entries
         self._links = links
         self._questions = questions
         self._background = background
@@ -64,7 +74,9 @@ class Manifests:
         self._tags: LRUCache[tuple[Home, Tag], TagRecord] = LRUCache(REMEMBERED_TAGS)
         self._written: LRUCache[tuple[Home, Tag], float] = LRUCache(REMEMBERED_TAGS)
         # Tags that moved to a manifest whose body is not here yet; until it is, the old copy can still stand in.
-        self._moved: LRUCache[tuple[Home, Digest], tuple[Tag, TagRecord]] = LRUCache(REMEMBERED_TAGS)
+        # Each with the record that it replaces.
+        self._moved: LRUCache[tuple[Home, Digest], dict[Tag, tuple[TagRecord, TagRecord]]] = LRUCache(REMEMBERED_TAGS)
+        self._told: TTLCache[tuple[Home, Tag], bool] = TTLCache(REMEMBERED_TAGS, TELL_INTERVAL, timer=clock.seconds)
 
     async def get(self, home: Home, reference: Reference, *, body: bool = True) -> ServedManifest:
         """
@@ -72,31 +84,33 @@ class Manifests:
 
         Raises UpstreamError. May be cancelled: what was asked upstream goes on.
         """
-        self._questions.raise_if_absent(home, reference)
+        deadline = Deadline.after(self._clock)
         if isinstance(reference, Digest):
-            return await self._by_digest(home, reference, body)
-        return await self._by_tag(home, reference, body)
+            return await self._by_digest(home, reference, body, deadline)
+        return await self._by_tag(home, reference, body, deadline)
 
     # By digest
 
-    async def _by_digest(self, home: Home, digest: Digest, body: bool) -> ServedManifest:
+    async def _by_digest(self, home: Home, digest: Digest, body: bool, deadline: Deadline) -> ServedManifest:
         link = await self._links.find(home, digest)
-        if link is not None and link.media_type:
+        if link is not None and is_manifest(link.media_type):
             data = await self._body(digest)
             if data is not None:
                 self._index.touch(digest)
-                return ServedManifest(digest, link.media_type, len(data), data, Outcome.HIT)
-        elif body and self._here(digest):
-            # The bytes are here for somebody else: a HEAD proves that they are this repository's, too.
-            head = await self._questions.head(home, digest)
-            data = await self._proved(home, digest, head.media_type)
-            if data is not None and head.media_type:
-                return ServedManifest(digest, head.media_type, len(data), data, Outcome.HIT)
-        if body:
-            return await self._fetch(home, digest)
-        head = await self._questions.head(home, digest)
-        await self._proved(home, digest, head.media_type)
-        return ServedManifest(digest, head.media_type, head.size, None, Outcome.MISS)
+                return _served(Manifest(data, link.media_type, digest), body, Outcome.HIT)
+        absence = self._questions.absent(home, digest)
+        if absence is not None:
+            raise absence
+        if body and not (link is None and self._here(digest)):
+            return await self._fetch(home, digest, deadline)
+        # Only the headers are wanted, or the bytes are here for somebody else: a HEAD tells, and proves.
+        head = await self._questions.head(home, digest, deadline)
+        data = await self._proved(home, digest, head.media_type)
+        if not body:
+            return ServedManifest(digest, head.media_type, head.size, None, Outcome.MISS)
+        if data is None or not head.media_type:
+            return await self._fetch(home, digest, deadline)
+        return _served(Manifest(data, head.media_type, digest), body, Outcome.HIT)
 
     async def _proved(self, home: Home, digest: Digest, media_type: str | None) -> bytes | None:
         """Upstream has just said that this repository holds `digest`: link it, if it is here."""
@@ -106,11 +120,16 @@ class Manifests:
         return data
 
     def _here(self, digest: Digest) -> bool:
-        return digest in self._bodies or self._store.contains(digest) is not None
+        return digest in self._bodies or self._small(digest)
+
+    def _small(self, digest: Digest) -> bool:
+        # Whoever asks for a layer as a manifest must not have it read into memory.
+        size = self._store.contains(digest)
+        return size is not None and size <= MAX_MANIFEST
 
     async def _body(self, digest: Digest) -> bytes | None:
         data = self._bodies.get(digest)
-        if data is None and self._store.contains(digest) is not None:
+        if data is None and self._small(digest):
             data = await self._store.read(digest)
             if data is not None:
                 self._remember(digest, data)
@@ -122,19 +141,25 @@ class Manifests:
 
     # By tag
 
-    async def _by_tag(self, home: Home, tag: Tag, body: bool) -> ServedManifest:
+    async def _by_tag(self, home: Home, tag: Tag, body: bool, deadline: Deadline) -> ServedManifest:
         record = self._tags.get((home, tag)) or await self._recorded(home, tag)
+        absence = self._questions.absent(home, tag)
+        if absence is not None:
+            return await self._gone(home, tag, record, body, absence)
         if record is not None:
             if self._now() - record.checked < self._upstreams[home.upstream].freshness_of(tag):
-                return await self._as_recorded(home, record, body)
-            if self._questions.held_off(home.upstream):
+                # Where its bytes are lost, and gone upstream, the tag points elsewhere by now.
+                with suppress(NotFound):
+                    return await self._as_recorded(home, tag, record, body, deadline)
+            if self._questions.held_off(home):
                 stale = await self._stale(home, tag, record, body, "upstream has just failed")
                 if stale is not None:
                     return stale
-        timeout = ANSWER_TIMEOUT if record is None else self._settings.revalidate_timeout
+            if self._may_be_stale(record) and self._here(record.digest):
+                deadline = deadline.within(self._settings.revalidate_timeout)
         try:
-            head = await self._questions.head(home, tag, timeout)
-            return await self._as_described(home, tag, record, head, body)
+            head = await self._questions.head(home, tag, deadline)
+            return await self._as_described(home, tag, record, head, body, deadline)
         except NotFound as error:
             return await self._gone(home, tag, record, body, error)
         except (Unavailable, Throttled, Invalid) as error:
@@ -144,14 +169,14 @@ class Manifests:
             return stale
 
     async def _as_described(
-        self, home: Home, tag: Tag, record: TagRecord | None, head: ManifestHead, body: bool
+        self, home: Home, tag: Tag, record: TagRecord | None, head: ManifestHead, body: bool, deadline: Deadline
     ) -> ServedManifest:
         """Serve what upstream has just said that the tag means."""
         digest = head.digest
         if digest is None:
             # Only the body tells its digest then, and a client's HEAD never causes a GET.
             if body:
-                return await self._fetch(home, tag)
+                return await self._fetch(home, tag, deadline)
             return ServedManifest(None, head.media_type, head.size, None, Outcome.MISS)
         if record is None or record.digest != digest:
             size = -1 if head.size is None else head.size
@@ -159,7 +184,7 @@ class Manifests:
             if await self._proved(home, digest, head.media_type) is not None or record is None:
                 self._record(home, tag, moved)
             else:
-                self._moved[home, digest] = (tag, moved)
+                self._moved.setdefault((home, digest), {})[tag] = (record, moved)
             record = moved
         else:
             record = evolve(record, checked=self._now())
@@ -167,23 +192,45 @@ class Manifests:
             if record.checked - self._written.get((home, tag), 0.0) >= CONFIRM_INTERVAL:
                 self._record(home, tag, record)
         try:
-            return await self._as_recorded(home, record, body)
+            return await self._as_recorded(home, tag, record, body, deadline)
         except NotFound:
             # The tag moved on between our two questions, and its old manifest was deleted: ask for the tag itself.
-            return await self._fetch(home, tag)
+            return await self._fetch(home, tag, deadline)
 
-    async def _as_recorded(self, home: Home, record: TagRecord, body: bool) -> ServedManifest:
+    async def _as_recorded(
+        self, home: Home, tag: Tag, record: TagRecord, body: bool, deadline: Deadline
+    ) -> ServedManifest:
         digest = record.digest
-        if not body and record.media_type and record.size >= 0:
+        media_type = await self._type(home, record)
+        if not body and media_type and record.size >= 0:
             outcome = Outcome.HIT if self._here(digest) else Outcome.MISS
-            return ServedManifest(digest, record.media_type, record.size, None, outcome)
-        data = await self._body(digest)
-        if data is not None and record.media_type:
-            self._index.touch(digest)
-            return ServedManifest(digest, record.media_type, len(data), data, Outcome.HIT)
+            return ServedManifest(digest, media_type, record.size, None, outcome)
+        copy = await self._copy(home, record, media_type)
+        if copy is not None:
+            return _served(copy, body, Outcome.HIT)
         if body:
-            return await self._fetch(home, digest)
-        return ServedManifest(digest, record.media_type or None, None, None, Outcome.MISS)
+            return await self._fetch(home, digest, deadline)
+        return ServedManifest(digest, media_type or None, None, None, Outcome.MISS)
+
+    async def _type(self, home: Home, record: TagRecord) -> str:
+        """The type that came with the body, if that is known: some registries' HEADs say something else, or nothing."""
+        link = await self._links.find(home, record.digest)
+        return record.media_type if link is None or not is_manifest(link.media_type) else link.media_type
+
+    async def _copy(self, home: Home, record: TagRecord, media_type: str) -> Manifest | None:
+        """The bytes at hand, for use: linked here with all that they name, as upstream has confirmed the record."""
+        data = await self._body(record.digest)
+        if data is None or not media_type:
+            return None
+        manifest = Manifest(data, media_type, record.digest)
+        if not self._is_linked(home, record.digest):
+            self._link_all(home, manifest)
+        self._index.touch(record.digest)
+        return manifest
+
+    def _is_linked(self, home: Home, digest: Digest) -> bool:
+        link = self._links.known(home, digest)
+        return link is not None and is_manifest(link.media_type)
 
     async def _gone(
         self, home: Home, tag: Tag, record: TagRecord | None, body: bool, error: NotFound
@@ -198,18 +245,23 @@ class Manifests:
         self._background.spawn(self._index.forget_tag(home, tag), f"{home}:{tag}")
         raise error
 
+    def _may_be_stale(self, record: TagRecord) -> bool:
+        return self._now() - record.checked <= self._settings.serve_stale
+
     async def _stale(
         self, home: Home, tag: Tag, record: TagRecord | None, body: bool, why: UpstreamError | str
     ) -> ServedManifest | None:
         """The copy at hand, marked stale; None where there is none, or it is too old."""
-        if record is None or self._now() - record.checked > self._settings.serve_stale:
+        if record is None or not self._may_be_stale(record):
             return None
-        data = await self._body(record.digest)
-        if data is None or not record.media_type:
+        copy = await self._copy(home, record, await self._type(home, record))
+        if copy is None:
             return None
-        self._log.warn("{home}:{tag} is served stale: {why}", home=str(home), tag=tag, why=why)
-        self._index.touch(record.digest)
-        return ServedManifest(record.digest, record.media_type, len(data), data if body else None, Outcome.STALE)
+        if (home, tag) not in self._told:
+            # Not once for each of a thousand jobs.
+            self._told[home, tag] = True
+            self._log.warn("{home}:{tag} is served stale: {why}", home=str(home), tag=tag, why=why)
+        return _served(copy, body, Outcome.STALE)
 
     async def _recorded(self, home: Home, tag: Tag) -> TagRecord | None:
         try:
@@ -229,17 +281,18 @@ class Manifests:
 
     # From upstream
 
-    async def _fetch(self, home: Home, reference: Reference) -> ServedManifest:
+    async def _fetch(self, home: Home, reference: Reference, deadline: Deadline) -> ServedManifest:
         """One GET for all who ask now."""
-        manifest, joined = await self._questions.fetch(home, reference, self._took)
+        manifest, joined = await self._questions.fetch(home, reference, deadline, self._took)
         digest, size = manifest.digest, len(manifest.body)
-        if not joined or self._links.known(home, digest) is None:
+        if not joined or not self._is_linked(home, digest):
             self._link_all(home, manifest)
         if isinstance(reference, Tag):
             self._record(home, reference, TagRecord(digest, manifest.media_type, size, self._now()))
-        moved = self._moved.pop((home, digest), None)
-        if moved is not None:
-            self._record(home, *moved)
+        for tag, (replaced, moved) in self._moved.pop((home, digest), {}).items():
+            # Unless the tag has moved on since.
+            if self._tags.get((home, tag)) == replaced:
+                self._record(home, tag, moved)
         outcome = Outcome.JOINED if joined else Outcome.MISS
         return ServedManifest(digest, manifest.media_type, size, manifest.body, outcome)
 
@@ -250,7 +303,7 @@ class Manifests:
 
     async def _keep(self, manifest: Manifest) -> None:
         await self._store.write(manifest.digest, manifest.body)
-        await self._index.put_blob(manifest.digest, len(manifest.body))
+        await self._entries.stored(manifest.digest, len(manifest.body))
 
     def _link_all(self, home: Home, manifest: Manifest) -> None:
         """This repository holds the manifest, and all that it names: a manifest is never linked without."""
@@ -262,3 +315,8 @@ class Manifests:
             # Served as received all the same; its blobs will have to be proved one by one.
             self._log.warn("{digest} from {home}: {error}", digest=manifest.digest, home=str(home), error=error)
         self._links.add(home, links)
+
+
+def _served(manifest: Manifest, body: bool, outcome: Outcome) -> ServedManifest:
+    data = manifest.body
+    return ServedManifest(manifest.digest, manifest.media_type, len(data), data if body else None, outcome)

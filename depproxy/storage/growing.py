@@ -54,7 +54,9 @@ def sync_directory(path: Path) -> None:
 def publish(fd: int, path: Path, target: Path) -> None:
     """fsync, then rename, then fsync the directory: the name never points at missing bytes. Blocks."""
     os.fsync(fd)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    # One by one: the mode counts for the last of several only.
+    target.parent.parent.mkdir(mode=0o700, exist_ok=True)
+    target.parent.mkdir(mode=0o700, exist_ok=True)
     os.rename(path, target)
     sync_directory(target.parent)
 
