@@ -17,7 +17,7 @@ examples:
   depproxy check-config /etc/depproxy/depproxy.toml
   depproxy --version
 
-The server itself is started with: twistd -n depproxy --config /etc/depproxy/depproxy.toml
+The server itself is started with: twistd --nodaemon --pidfile= depproxy --config /etc/depproxy/depproxy.toml
 """
 _CHECK_CONFIG = """\
 Reads a configuration file as the server would and prints in short what it means. The first mistake

@@ -9,6 +9,7 @@ from twisted.python import usage
 
 from depproxy import __version__
 from depproxy.config import ConfigError, Settings, load, upstream_option
+from depproxy.index.address import InvalidAddress
 
 
 class Options(usage.Options):
@@ -66,12 +67,13 @@ def makeService(options: Options) -> IService:
 
     def fatal(message: str) -> None:
         """End the process with an error that its supervisor sees; a Twisted reactor ends with success."""
-        print(message, file=sys.stderr, flush=True)
+        # twistd has turned sys.stderr into a part of the log by now.
+        print(message, file=sys.__stderr__, flush=True)
         reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
-        reactor.stop()
+        # The start may fail before the reactor runs, when there is nothing to stop yet.
+        reactor.callWhenRunning(reactor.stop)
 
     try:
-        settings = options.settings()
-    except ConfigError as error:
+        return Depproxy(options.settings(), options.settings, reactor, os.environ, fatal)
+    except (ConfigError, InvalidAddress) as error:
         sys.exit(f"depproxy: {error}")
-    return Depproxy(settings, options.settings, reactor, os.environ, fatal)

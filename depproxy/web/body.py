@@ -28,6 +28,7 @@ from zope.interface import implementer
 from depproxy.cache.interface import BlobSource
 from depproxy.web.channel import BoundedChannel
 from depproxy.web.render import cut
+from depproxy.web.tcpinfo import progress
 
 # What one sender may send before others get their turn.
 BURST = 4 << 20
@@ -120,7 +121,10 @@ class Sender:
                 if self._source.failure is not None:
                     self._cut(self._source.failure)
                 return
-            sent = self._send(part) if left > 0 else 0
+            if left <= 0:
+                self._take_turns()
+                return
+            sent = self._send(part)
             if self._closed:
                 return
             if sent == 0:
@@ -130,6 +134,10 @@ class Sender:
             self._progress = self._clock.seconds()
             self._advance(sent)
         self._finish()
+
+    def _take_turns(self) -> None:
+        """Go on when others had their turn."""
+        self._block()
 
     def _sendable(self, part: Part) -> "bytes | tuple[int, int] | None":
         """What of `part` may be sent now; None when nothing is left of it."""
@@ -158,7 +166,7 @@ class Sender:
 
     def _check_stall(self) -> None:
         self._timer = None
-        taken, self._taken = self._taken, cast(BoundedChannel, self._request.channel).acknowledged()
+        taken, self._taken = self._taken, progress(self._request.channel.transport).taken
         if self._taken > taken:
             self._progress = self._clock.seconds()
         quiet = self._clock.seconds() - self._progress
@@ -178,6 +186,12 @@ class Sender:
         )
         self._close()
         cut(self._request)
+
+    def _left(self) -> None:
+        """The client is gone, which the transport may never see: it reads no more when requests are pipelined."""
+        if not self._closed:
+            self._close()
+            cut(self._request)
 
     def _finish(self) -> None:
         self._request.unregisterProducer()
@@ -199,6 +213,21 @@ class ChunkSender(Sender):
     """Through the transport's own buffer: for TLS, and for bodies of unknown length."""
 
     _paused = False
+    _turn: IDelayedCall | None = None
+
+    def _take_turns(self) -> None:
+        # Nothing else wakes us: a transport that has sent everything at once was never paused.
+        self._turn = self._clock.callLater(0, self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._turn = None
+        self._pump()
+
+    def _close(self) -> None:
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+        super()._close()
 
     def pauseProducing(self) -> None:
         self._paused = True
@@ -209,6 +238,10 @@ class ChunkSender(Sender):
 
     def _send(self, part: "bytes | tuple[int, int]") -> int:
         if self._paused:
+            return 0
+        if cast(BoundedChannel, self._request.channel).leaving:
+            # TLS takes everything then, and sends nothing.
+            self._left()
             return 0
         if isinstance(part, bytes):
             data = part
@@ -258,12 +291,6 @@ class SendfileSender(Sender):
     def connectionLost(self, reason: Failure) -> None:
         """The reactor saw the connection end on our descriptor."""
         self._left()
-
-    def _left(self) -> None:
-        """The client is gone, which the transport may never see: it reads no more when requests are pipelined."""
-        if not self._closed:
-            self._close()
-            cut(self._request)
 
     def _send(self, part: "bytes | tuple[int, int]") -> int:
         try:

@@ -1,9 +1,7 @@
 """One client's connection, and its requests: limits on what may be sent, and as few system calls as it takes."""
 
-import sys
 from collections.abc import Iterable
-from socket import IPPROTO_TCP, TCP_INFO
-from typing import Protocol, cast
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes as unquote
 
 from twisted.internet.interfaces import ITCPTransport
@@ -18,6 +16,7 @@ from werkzeug.exceptions import HTTPException
 
 from depproxy.oci.errors import Code, OCIError
 from depproxy.web.render import write_document
+from depproxy.web.tcpinfo import progress
 
 # The request line: a name of 255 characters, a digest, a prefix and a query fit several times.
 MAX_REQUEST_LINE = 8 << 10
@@ -139,25 +138,20 @@ class BoundedChannel(HTTPChannel):
             # With TLS this waits for the client's own goodbye.
             self.loseConnection()
 
-    def acknowledged(self) -> int:
-        """
-        How many bytes the client's host has taken, which is more than we can tell from our own buffers: the kernel's
-        hold some MiB. 0 where TCP does not count (Unix sockets).
-        """
-        try:
-            # tcpi_bytes_acked of struct tcp_info (linux/tcp.h). TLS hands the attribute of the transport below on.
-            info = cast(Connection, self.transport).socket.getsockopt(IPPROTO_TCP, TCP_INFO, 128)
-        except (AttributeError, OSError):
-            return 0
-        return int.from_bytes(info[120:128], sys.byteorder)
-
     def timeoutConnection(self) -> None:
-        # The end of the last answer may be on its way still, to a slow client.
-        taken, self._taken = self._taken, self.acknowledged()
-        if self._taken > taken:
+        now = progress(self.transport)
+        if now.waiting and now.taken > self._taken:
+            # The end of the last answer is on its way still, to a slow client.
+            self._taken = now.taken
             self.setTimeout(self.timeOut)
         else:
             super().timeoutConnection()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the connection is about to close: below TLS, when the client said goodbye before its answer's end."""
+        below: Any = getattr(self.transport, "transport", self.transport)
+        return bool(below.disconnecting)
 
     def abortConnection(self) -> None:
         """End the connection at once: nothing that is written from now on is sent."""

@@ -1,6 +1,7 @@
 """The registry face: the distribution-spec's pull endpoints, in every layout that clients write."""
 
 import re
+from urllib.parse import quote
 
 from twisted.internet.interfaces import IReactorCore, IReactorFDSet, IReactorTime
 from twisted.python.failure import Failure
@@ -25,6 +26,10 @@ from depproxy.web.routing import Application
 
 # RFC 9110 section 15.4: the Warning header was retired, but it is what clients and their logs know (RFC 7234 5.5.1).
 STALE_WARNING = b'110 depproxy "Response is Stale"'
+
+
+# What a query may hold as it is; of the ASCII that is all that Twisted lets through.
+PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
 class Reactor(IReactorTime, IReactorFDSet, IReactorCore):
@@ -183,7 +188,7 @@ class Registry:
         headers.setRawHeaders(b"Content-Length", [b"%d" % len(document.body)])
         for name, value in document.headers.items():
             if name.lower() == "link":
-                headers.setRawHeaders(name, [_local_link(value, request.path.decode("ascii"))])
+                headers.setRawHeaders(name, [_local_link(value, request.path.decode("ascii"), _namespace(request))])
             else:
                 headers.setRawHeaders(name, [value])
         return document.body
@@ -246,11 +251,20 @@ def _ranges(request: Request, digest: Digest, size: int | None) -> tuple[ByteRan
 
 
 def _query(request: Request) -> str:
-    """The query for upstream: all but `ns`, which is between the client and us."""
-    query = request.uri.partition(b"?")[2].decode("latin-1")
+    """The query for upstream, in ASCII: all but `ns`, which is between the client and us."""
+    query = quote(request.uri.partition(b"?")[2], safe=PRINTABLE)
     return "&".join(part for part in query.split("&") if part and not part.startswith("ns="))
 
 
-def _local_link(link: str, path: str) -> str:
-    """Upstream's Link header with our path in place of its own, so that the next page is asked here, too."""
-    return re.sub(r"<[^>?]*(\?[^>]*)?>", lambda match: f"<{path}{match.group(1) or ''}>", link)
+def _local_link(link: str, path: str, namespace: str) -> str:
+    """
+    Upstream's Link header with our path in place of its own, and the client's `ns`, so that the next page is asked
+    here, of the same upstream.
+    """
+    tail = f"ns={quote(namespace)}" if namespace else ""
+
+    def local(match: re.Match[str]) -> str:
+        query = "&".join(part for part in (match[1], tail) if part)
+        return f"<{path}?{query}>" if query else f"<{path}>"
+
+    return re.sub(r"<[^>?]*(?:\?([^>]*))?>", local, link)

@@ -1,14 +1,20 @@
 """The one place that writes error documents."""
 
+from typing import TYPE_CHECKING, cast
+
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import Request
 from werkzeug.exceptions import HTTPException
 
+from depproxy.cache.interface import StorageError
 from depproxy.metrics import Metrics
 from depproxy.oci.errors import Code, OCIError
 from depproxy.upstream.errors import Invalid, NotFound, Refused, Throttled, UpstreamError
+
+if TYPE_CHECKING:
+    from depproxy.web.channel import BoundedChannel
 
 log = Logger()
 
@@ -26,7 +32,7 @@ def from_upstream(error: UpstreamError, missing: Code) -> OCIError:
     if isinstance(error, Refused):
         return OCIError(Code.DENIED, text, detail=detail)
     if isinstance(error, Throttled):
-        wait = max(1, round(error.retry_after or 60))
+        wait = 60 if error.retry_after is None else max(1, round(error.retry_after))
         return OCIError(Code.TOOMANYREQUESTS, text, detail=detail, headers={"Retry-After": str(wait)})
     if isinstance(error, Invalid):
         return OCIError(Code.UNAVAILABLE, text, status=502, detail=detail)
@@ -42,6 +48,10 @@ def as_document(failure: Failure) -> OCIError:
         if error.code == 404:
             return OCIError(Code.NAME_UNKNOWN, "no such address; images are at /v2/<image>/manifests/<reference>")
         return OCIError(Code.UNSUPPORTED, str(error.description or error.name), status=error.code)
+    if isinstance(error, StorageError):
+        return OCIError(Code.UNAVAILABLE, str(error), status=507)
+    if isinstance(error, CancelledError):
+        return OCIError(Code.UNAVAILABLE, "depproxy gave this request up; it may be stopping")
     log.failure("request failed", failure)
     return OCIError(Code.UNKNOWN, "depproxy failed on this request; its log says why")
 
@@ -60,19 +70,18 @@ def write_document(request: Request, error: OCIError) -> None:
 
 def cut(request: Request) -> None:
     """End the connection at once, so that the client knows that the answer is not whole."""
-    request.channel.abortConnection()
+    cast("BoundedChannel", request.channel).abortConnection()
 
 
 def fail(request: Request, failure: Failure, kind: str, metrics: Metrics) -> None:
     """
     End a request that failed: with a document if nothing was sent yet, else by cutting the connection, so that
-    no client takes a part for the whole. A client that has left gets nothing.
+    no client takes a part for the whole. Of a client that has left Klein tells nothing here.
     """
-    if failure.check(CancelledError):
-        return
     metrics.answered[kind, "error"].inc()
+    error = as_document(failure)
     if request.startedWriting:
         log.warn("{uri}: cut off: {error}", uri=request.uri.decode("latin-1"), error=failure.value)
         cut(request)
         return
-    write_document(request, as_document(failure))
+    write_document(request, error)

@@ -7,8 +7,9 @@ from werkzeug.routing import Map, MapAdapter, Rule
 
 from depproxy.web.converters import DigestConverter, PathConverter, ReferenceConverter
 
-# Paths seen lately.
+# Paths seen lately; longer ones than images have are matched each time.
 REMEMBERED = 8192
+LONGEST_REMEMBERED = 400
 
 
 class _Adapter(MapAdapter):
@@ -25,7 +26,8 @@ class _Adapter(MapAdapter):
             found = super().match(return_rule=True)
             if len(recent) >= REMEMBERED:
                 recent.clear()
-            recent[self.path_info] = found
+            if len(self.path_info) <= LONGEST_REMEMBERED:
+                recent[self.path_info] = found
         return found
 
 

@@ -20,6 +20,8 @@ from depproxy.web.channel import BoundedChannel, BoundedRequest
 from depproxy.web.status import OPEN_PATHS, STATUS_PATHS
 
 IDLE_TIMEOUT = 60
+# Group path, image and digest have up to 255, 255 and 135 characters; matching takes time with the square of it.
+MAX_PATH = 1024
 SERVER = b"depproxy/" + __version__.encode("ascii")
 
 
@@ -48,7 +50,7 @@ class Faces(Site):
         self._registry = registry
         self._status = status
         self._public_url = public_url.encode("ascii")
-        self._max_connections = max_connections
+        self.max_connections = max_connections
         # Whether connections are to close after the request at hand.
         self.draining = False
         self._drained: Deferred[None] = Deferred()
@@ -64,7 +66,7 @@ class Faces(Site):
         return [b"http/1.1"]
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        if len(self.channels) >= self._max_connections:
+        if len(self.channels) >= self.max_connections:
             self._log.warn("{peer} is turned away: {count} connections are open", peer=addr, count=len(self.channels))
             return None
         return super().buildProtocol(addr)
@@ -106,6 +108,8 @@ class Faces(Site):
                 f"{method} is not supported: this is a pull-through cache, push to the registry itself",
                 headers={"Allow": "GET, HEAD"},
             )
+        if len(request.path) > MAX_PATH:
+            return OCIError(Code.NAME_INVALID, f"the path is longer than {MAX_PATH} bytes", status=414)
         try:
             unquote(request.path).decode("utf-8")
         except UnicodeDecodeError:

@@ -1,0 +1,528 @@
+"""The service as a whole, in this process: start, reload, stop; what it tells its supervisor, and what it needs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.testing import MemoryReactor
+from twisted.logger import LogEvent
+
+from depproxy.config import ConfigError, Settings, load
+from depproxy.oci.digest import Digest
+from depproxy.service import BACKLOG, Depproxy, with_backlog
+from tests.index_tools import alive
+from tests.upstream_fake import Call, Registry
+from tests.web_support import REACTOR, Answer, Client, WebTestCase, until
+
+LISTEN = ("tcp:0:interface=127.0.0.1",)
+# Nobody listens there: the port is privileged, and reserved.
+NOWHERE = "http://127.0.0.1:1"
+
+
+class ServiceTestCase(WebTestCase):
+    """Starts depproxy on a configuration file, with a short path for its sockets."""
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.data = Path(tempfile.mkdtemp(prefix="dp-"))
+        self.addCleanup(shutil.rmtree, self.data, ignore_errors=True)
+        self.file = self.directory / "depproxy.toml"
+        self.environ: dict[str, str] = {"PATH": os.environ["PATH"], "TMPDIR": str(self.data)}
+        self.listening: list[str] = []
+        self.fatal: list[str] = []
+        # A service that does not handle it must not end the test run.
+        self.addCleanup(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN))
+
+    def _observe(self, event: LogEvent) -> None:
+        super()._observe(event)
+        if event.get("log_format") == "listening on {address}":
+            self.listening.append(event["address"])
+
+    def configure(self, text: str = "", url: str = NOWHERE) -> None:
+        self.file.write_text(f'[storage]\npath = "{self.data}"\n[upstreams."docker.io"]\nurl = "{url}"\n{text}')
+
+    def load(self) -> Settings:
+        return load(self.file, listen=self.listen_strings, environ=self.environ)
+
+    def make(self, listen: tuple[str, ...] = LISTEN) -> Depproxy:
+        self.listen_strings = listen
+        self.service = Depproxy(self.load(), self.load, REACTOR, self.environ, self.fatal.append)
+        self.addCleanup(self.stop)
+        return self.service
+
+    async def start(self, listen: tuple[str, ...] = LISTEN) -> Depproxy:
+        service = self.make(listen)
+        service.startService()
+        await until(lambda: self.has_logged("is ready: http") or self.fatal)
+        assert self.fatal == []
+        return service
+
+    def stop(self) -> Deferred[None] | None:
+        return self.service.stopService() if self.service.running else None
+
+    @property
+    def port(self) -> int:
+        """That of the first listener."""
+        return int(self.listening[0].rpartition(":")[2])
+
+    async def get(self, path: str, method: str = "GET", client: Client | None = None) -> Answer:
+        client = client or await self.client(self.port)
+        client.ask(path, method)
+        answer = await client.answer(method)
+        client.leave()
+        return answer
+
+    def registry(self) -> Registry:
+        registry = Registry(REACTOR)
+        self.addCleanup(registry.close)
+        return registry
+
+    def hang_up(self) -> None:
+        """SIGHUP, as an operator sends it."""
+        os.kill(os.getpid(), signal.SIGHUP)
+
+
+class Starting(ServiceTestCase):
+    async def test_with_upstreams_down(self) -> None:
+        """They are asked when somebody asks for something, and not before."""
+        self.configure()
+        await self.start()
+        answer = await self.get("/readyz")
+        report = json.loads(answer.body)
+        assert (answer.status, report["status"], report["index"]) == (200, "ok", "ok")
+        answer = await self.get("/v2/team/app/manifests/1")
+        assert (answer.status, answer.error) == (504, "UNAVAILABLE")
+
+    async def test_on_several_listeners(self) -> None:
+        self.configure("[mirror]\nunix_sockets = true\n")
+        path = str(self.data / "http.sock")
+        await self.start((*LISTEN, f"unix:{path}", *("tcp:0:interface=\\:\\:1",)))
+        assert len(self.listening) == 3
+        client = await self.client(path)
+        client.ask("/v2/")
+        assert (await client.answer()).status == 200
+        assert (await self.get("/v2/")).status == 200
+
+    async def test_a_whole_pull(self) -> None:
+        registry = self.registry()
+        layer = os.urandom(300_000)
+        digest = registry.put_blob(layer)
+        body = json.dumps({"layers": [{"mediaType": "x/y", "digest": digest, "size": len(layer)}]}).encode()
+        registry.put_manifest("1", body)
+        self.configure(url=registry.url)
+        await self.start()
+        for outcome in ("miss", "hit"):
+            assert (await self.get("/v2/team/app/manifests/1")).body == body
+            answer = await self.get(f"/v2/team/app/blobs/{digest}")
+            assert (answer.body, answer.headers["x-cache"]) == (layer, outcome)
+            await until(lambda: self.service._blobs.filling() == 0)
+        assert [line for line in registry.asked("GET") if digest in line] == [f"GET /v2/team/app/blobs/{digest}"]
+
+    async def test_a_taken_port(self) -> None:
+        self.configure()
+        taken = REACTOR.listenTCP(0, self.faces_of_nobody(), interface="127.0.0.1")
+        self.addCleanup(taken.stopListening)
+        port = taken.getHost().port
+        self.make((*LISTEN, f"tcp:{port}:interface=127.0.0.1")).startService()
+        await until(lambda: self.fatal)
+        (message,) = self.fatal
+        assert message.startswith("depproxy cannot start: ")
+        assert str(port) in message
+        assert "\n" not in message
+        assert self.has_logged(message)
+        assert not self.has_logged("Traceback")
+        # What was started is stopped in order all the same.
+        await self.service.stopService()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", self.port))
+
+    def faces_of_nobody(self) -> Any:
+        from twisted.internet.protocol import ServerFactory  # noqa: PLC0415
+
+        return ServerFactory()
+
+    async def test_a_storage_in_use(self) -> None:
+        self.configure()
+        first = await self.start()
+        self.make().startService()
+        assert "in use by another depproxy" in self.fatal[0]
+        await self.service.stopService()
+        self.service = first
+
+    async def test_a_defect_is_logged_as_one(self) -> None:
+        self.configure()
+        service = self.make(("systemd:domain=INET:index=77",))
+        service.startService()
+        await until(lambda: self.fatal)
+        assert self.fatal[0].startswith("depproxy cannot start: ")
+        assert len(self.flushLoggedErrors()) == 1  # type: ignore[no-untyped-call]
+
+
+class Indexes(ServiceTestCase):
+    async def test_embedded(self) -> None:
+        self.configure()
+        await self.start()
+        pids = self.redis_pids()
+        assert len(pids) == 1
+        await self.service.stopService()
+        await until(lambda: not any(map(alive, pids)))
+
+    def redis_pids(self) -> list[int]:
+        """The redis-servers that run on this data."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal():
+                try:
+                    command, cwd = (entry / "cmdline").read_bytes(), os.readlink(entry / "cwd")
+                except OSError:
+                    continue
+                if b"redis-server" in command and (str(self.data) in cwd or str(self.data).encode() in command):
+                    found.append(int(entry.name))
+        return found
+
+    async def test_external(self) -> None:
+        from depproxy.index.server import EmbeddedRedis  # noqa: PLC0415
+
+        server = EmbeddedRedis(REACTOR, self.data / "elsewhere", self.environ)
+        self.addCleanup(lambda: Deferred.fromCoroutine(server.stop()))
+        await server.start()
+        registry = self.registry()
+        registry.put_manifest("1", b"{}")
+        self.configure(f'[index]\nurl = "unix://{server.socket}"\n', registry.url)
+        await self.start()
+        assert json.loads((await self.get("/readyz")).body)["index"] == "ok"
+        assert (await self.get("/v2/team/app/manifests/1")).body == b"{}"
+        # Its own is not started beside it.
+        assert len(self.redis_pids()) == 1
+
+    async def test_external_and_down(self) -> None:
+        """It starts, says so, and serves."""
+        registry = self.registry()
+        registry.put_manifest("1", b"{}")
+        self.configure(f'[index]\nurl = "redis://{NOWHERE.removeprefix("http://")}"\n', registry.url)
+        await self.start()
+        answer = await self.get("/readyz")
+        assert answer.status == 200
+        assert json.loads(answer.body)["index"].startswith("unavailable")
+        assert (await self.get("/v2/team/app/manifests/1")).body == b"{}"
+
+
+class Reloading(ServiceTestCase):
+    async def reload(self, text: str) -> None:
+        before = len(self.logged)
+        self.configure(text)
+        self.hang_up()
+        await until(lambda: any("reloaded" in line for line in self.logged[before:]))
+
+    async def test_networks(self) -> None:
+        self.configure()
+        await self.start()
+        assert (await self.get("/v2/")).status == 200
+        await self.reload('[mirror]\nanonymous = ["192.0.2.0/24"]\n')
+        assert (await self.get("/v2/")).status == 401
+        await self.reload("")
+        assert (await self.get("/v2/")).status == 200
+        assert self.has_logged("configuration reloaded: mirror and groups")
+
+    async def test_groups(self) -> None:
+        path = "/v2/acme/dependency_proxy/containers/app/manifests/1"
+        self.configure()
+        await self.start()
+        assert (await self.get(path)).error == "DENIED"
+        await self.reload("[groups.acme]\n")
+        assert (await self.get(path)).error == "UNAVAILABLE"
+        await self.reload("[groups.acme]\nenabled = false\n")
+        assert b"turned off" in (await self.get(path)).body
+
+    async def test_a_wrong_file_changes_nothing(self) -> None:
+        self.configure()
+        await self.start()
+        await self.reload('[mirror]\nanonymous = ["192.0.2.0/24", "nonsense"]\n')
+        assert self.has_logged(f"configuration not reloaded, the old one stays: {self.file}: mirror.anonymous[1]")
+        assert (await self.get("/v2/")).status == 200
+        self.file.unlink()
+        self.hang_up()
+        await until(lambda: self.has_logged(f"the old one stays: {self.file}: cannot be read"))
+        assert (await self.get("/v2/")).status == 200
+
+    async def test_what_needs_a_restart_is_named(self) -> None:
+        """And the rest is taken over all the same, a new upstream beside it or not."""
+        self.configure()
+        await self.start()
+        await self.reload(
+            '[server]\nstall_timeout = "5s"\n[cache]\nserve_stale = "1d"\n[upstreams."ghcr.io"]\n[groups.acme]\n'
+        )
+        assert self.has_logged("a restart is needed for what changed in: server, upstreams, cache")
+        path = "/v2/acme/dependency_proxy/containers"
+        assert (await self.get(f"{path}/app/manifests/1")).error == "UNAVAILABLE"
+        # The new upstream is not there yet: no address may lead to it.
+        assert (await self.get(f"{path}/app/manifests/1?ns=ghcr.io")).error == "NAME_UNKNOWN"
+
+    async def test_a_mirror_of_what_is_not_there_yet(self) -> None:
+        self.configure()
+        await self.start()
+        await self.reload('[upstreams."ghcr.io"]\n[mirror]\nupstream = "ghcr.io"\n')
+        assert self.has_logged("the old one stays: mirror.upstream")
+        assert (await self.get("/v2/team/app/manifests/1")).error == "UNAVAILABLE"
+
+    async def test_a_defect_does_not_end_it(self) -> None:
+        self.configure()
+        await self.start()
+
+        def broken() -> Settings:
+            raise ZeroDivisionError("a defect")
+
+        self.service._load = broken
+        self.hang_up()
+        await until(lambda: self.has_logged("the old one stays"))
+        assert self.failures(ZeroDivisionError) == 1
+        assert (await self.get("/v2/")).status == 200
+
+
+class Stopping(ServiceTestCase):
+    SIZE = 3_000_000
+
+    async def pull(self, text: str = "") -> tuple[Client, bytes, Call]:
+        """A client in the middle of a blob, and upstream's request, which waits for its second half."""
+        registry = self.registry()
+        layer = os.urandom(self.SIZE)
+        digest = registry.put_blob(layer)
+        calls: list[Call] = []
+
+        def half(call: Call) -> object:
+            if call.seen.method == "HEAD":
+                return call.answer(200, layer)
+            calls.append(call)
+            done = call.begin(200, length=len(layer))
+            call.request.write(layer[: self.SIZE // 2])
+            return done
+
+        registry.paths[f"/v2/team/app/blobs/{digest}"] = half
+        self.configure(text, registry.url)
+        await self.start()
+        client = await self.client(self.port)
+        client.ask(f"/v2/team/app/blobs/{digest}")
+        await client.enough(self.SIZE // 2)
+        return client, layer, calls[0]
+
+    async def test_a_blob_under_way_may_end(self) -> None:
+        client, layer, call = await self.pull()
+        stopped = self.service.stopService()
+        assert stopped is not None
+        await until(lambda: not self.listens())
+        assert not stopped.called
+        call.request.write(layer[self.SIZE // 2 :])
+        call.request.finish()
+        assert (await client.answer()).body == layer
+        await stopped
+        assert await client.end()
+        assert self.has_logged("depproxy has stopped")
+        # It was stored on the way out.
+        digest = Digest.of(layer)
+        assert len(list(self.data.rglob(digest.encoded))) == 1
+
+    def listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    async def test_a_blob_that_takes_too_long_is_cut(self) -> None:
+        client, layer, _ = await self.pull('[server]\ndrain_timeout = "0s"\n')
+        await self.service.stopService()
+        assert not await client.end()
+        assert client.received < len(layer)
+        assert self.has_logged("requests are cut off")
+
+    async def test_nothing_is_left(self) -> None:
+        """And it may be had again. The first time the reactor itself opens some files, for good."""
+        self.configure()
+        await self.start()
+        await self.service.stopService()
+        before = open_files()
+        self.logged.clear()
+        self.listening.clear()
+        await self.start()
+        await self.get("/v2/team/app/manifests/1")
+        await self.service.stopService()
+        await until(lambda: open_files() <= before)
+
+    async def test_while_it_starts(self) -> None:
+        """That is no failure, and nothing is begun any more."""
+        self.configure()
+        service = self.make()
+        service.startService()
+        await service.stopService()
+        assert self.fatal == []
+        assert self.listening == []
+        assert not self.has_logged("is ready: http")
+
+
+class Notifying(ServiceTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.supervisor = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(self.supervisor.close)
+        self.supervisor.bind(str(self.data / "notify"))
+        self.supervisor.setblocking(False)
+        self.environ["NOTIFY_SOCKET"] = str(self.data / "notify")
+
+    def told(self) -> list[str]:
+        found = []
+        while True:
+            try:
+                found.append(self.supervisor.recv(4096).decode())
+            except BlockingIOError:
+                return found
+
+    async def test_start_reload_stop(self) -> None:
+        self.configure()
+        await self.start()
+        assert self.told() == ["READY=1"]
+        with socket.create_connection(("127.0.0.1", self.port)):
+            pass
+        for text in ("", "[nonsense]\n"):
+            self.configure(text)
+            self.hang_up()
+            await until(lambda: any("reloaded" in line for line in self.logged))
+            self.logged.clear()
+            reloading, ready = self.told()
+            assert reloading.startswith("RELOADING=1\nMONOTONIC_USEC=")
+            assert ready == "READY=1"
+        await self.service.stopService()
+        assert self.told() == ["STOPPING=1"]
+
+    async def test_no_ready_before_it_listens(self) -> None:
+        """Whatever signal comes meanwhile."""
+        self.configure()
+        self.make().startService()
+        self.hang_up()
+        await until(lambda: self.has_logged("is ready: http"))
+        assert self.told()[-1] == "READY=1"
+        assert self.listening
+
+    async def test_no_ready_when_it_cannot_start(self) -> None:
+        self.configure()
+        (self.data / "blobs").write_text("a file where a directory should be")
+        self.make().startService()
+        assert len(self.fatal) == 1
+        assert self.told() == []
+
+    async def test_an_abstract_socket(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+            supervisor.bind(f"\0{self.data}")
+            supervisor.settimeout(5)
+            self.environ["NOTIFY_SOCKET"] = f"@{self.data}"
+            self.configure()
+            await self.start()
+            assert supervisor.recv(100) == b"READY=1"
+            await self.service.stopService()
+            assert supervisor.recv(100) == b"STOPPING=1"
+
+    async def test_a_supervisor_that_is_gone(self) -> None:
+        """It is served on, and stopped in order."""
+        self.environ["NOTIFY_SOCKET"] = str(self.data / "gone")
+        self.configure()
+        await self.start()
+        assert (await self.get("/v2/")).status == 200
+        self.hang_up()
+        await until(lambda: self.has_logged("configuration reloaded"))
+        await self.service.stopService()
+        assert self.has_logged("depproxy has stopped")
+
+
+# with_backlog
+
+
+def open_files() -> set[str]:
+    """What this process has open."""
+    found = set()
+    for entry in os.listdir("/proc/self/fd"):
+        # The descriptor that listdir used is gone.
+        with contextlib.suppress(FileNotFoundError):
+            found.add(os.readlink(f"/proc/self/fd/{entry}"))
+    return found
+
+
+def endpoint_strings() -> st.SearchStrategy[str]:
+    """Listen strings that the configuration takes, but for ssl, which needs files."""
+    backlog = st.none() | st.integers(1, 9999)
+    interface = st.none() | st.sampled_from(["127.0.0.1", "\\:\\:1", "0.0.0.0", ""])
+    path = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=30)
+
+    def option(name: str, value: object) -> str:
+        return "" if value is None else f":{name}={value}"
+
+    def escaped(text: str) -> str:
+        return "".join(f"\\{letter}" if letter in "\\:=" else letter for letter in text)
+
+    tcp = st.builds(
+        lambda port, at, size: f"tcp:{port}{option('interface', at)}{option('backlog', size)}",
+        st.integers(0, 65535),
+        interface,
+        backlog,
+    )
+    unix = st.builds(
+        lambda at, mode, size: f"unix:{escaped(at)}{option('mode', mode)}{option('backlog', size)}",
+        path | st.just("/run/x:backlog=5") | st.just("a\\"),
+        st.none() | st.just("660"),
+        backlog,
+    )
+    return tcp | unix
+
+
+def backlog_of(description: str) -> tuple[int, str]:
+    """What Twisted makes of an endpoint string: the backlog, and where it listens."""
+    memory: Any = MemoryReactor()
+    serverFromString(memory, description).listen(None)
+    if memory.tcpServers:
+        port, _, backlog, interface = memory.tcpServers[0]
+        return backlog, f"{port} {interface}"
+    path, _, backlog, mode, _ = memory.unixServers[0]
+    return backlog, f"{path} {mode}"
+
+
+@given(endpoint_strings())
+def test_every_listener_has_a_backlog(description: str) -> None:
+    """Ours, or the one that was asked for; and nothing else is changed."""
+    backlog, place = backlog_of(with_backlog(description))
+    original, same = backlog_of(description)
+    assert place == same
+    assert backlog == (original if original != 50 or description.endswith(":backlog=50") else BACKLOG)
+
+
+@pytest.mark.parametrize(
+    "description",
+    ["systemd:domain=INET:index=0", "systemd:domain=UNIX:name=web", "tcp:80:backlog=7", "unix:/a:backlog=7"],
+)
+def test_what_has_one_is_left_alone(description: str) -> None:
+    assert with_backlog(description) == description
+
+
+def test_tls_has_a_backlog() -> None:
+    description = "ssl:443:privateKey=/k.pem:certKey=/c.pem"
+    assert with_backlog(description) == f"{description}:backlog={BACKLOG}"
+
+
+def test_a_configuration_error_is_what_a_reload_expects(tmp_path: Path) -> None:
+    """`load` as the service uses it: nothing else comes out of a wrong file."""
+    file = tmp_path / "c.toml"
+    environ: Mapping[str, str] = {"STATE_DIRECTORY": "/var/lib/depproxy"}
+    for text in ("[", "a = 1", "[mirror]\nanonymous = 5", "\0", "[groups]\nacme = 1", "x = " + "[" * 5000):
+        file.write_text(text)
+        with pytest.raises(ConfigError):
+            load(file, environ=environ)
