@@ -207,11 +207,13 @@ STOPPED = -signal.SIGTERM
 class Running:
     """twistd with depproxy in it, its output in a file."""
 
-    def __init__(self, directory: Path, *arguments: str, twistd: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, directory: Path, *arguments: str, twistd: tuple[str, ...] = (), under: tuple[str, ...] = ()
+    ) -> None:
         self._log = directory / "log"
         with self._log.open("ab") as output:
             self.process = subprocess.Popen(
-                [TWISTD, "--nodaemon", "--pidfile=", *twistd, "depproxy", *arguments],
+                [*under, TWISTD, "--nodaemon", "--pidfile=", *twistd, "depproxy", *arguments],
                 cwd=directory,
                 env=environment(),
                 stdin=subprocess.DEVNULL,
@@ -240,8 +242,8 @@ class Running:
 def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     started: list[Running] = []
 
-    def begin(*arguments: str, twistd: tuple[str, ...] = ()) -> Running:
-        started.append(Running(tmp_path, "--data", str(tmp_path / "data"), *arguments, twistd=twistd))
+    def begin(*arguments: str, twistd: tuple[str, ...] = (), under: tuple[str, ...] = ()) -> Running:
+        started.append(Running(tmp_path, "--data", str(tmp_path / "data"), *arguments, twistd=twistd, under=under))
         return started[-1]
 
     yield begin
@@ -336,3 +338,16 @@ def test_sigterm_while_it_starts(tmp_path: Path, start: Callable[..., Running]) 
         assert running.stop() == STOPPED
     assert "Traceback" not in running.log
     assert "cannot start" not in running.log
+
+
+@pytest.mark.parametrize(("hard", "warned"), [("1156", False), ("1155", True)])
+def test_open_files(tmp_path: Path, start: Callable[..., Running], hard: str, warned: bool) -> None:
+    """Many connections need more files than a shell gives; what cannot be had is said, and kept to."""
+    (tmp_path / "c.toml").write_text("[server]\nmax_connections = 300\n")
+    options = ("--config", str(tmp_path / "c.toml"), "--listen", "tcp:0:interface=127.0.0.1")
+    running = start(*options, under=("prlimit", f"--nofile=256:{hard}"))
+    running.until(lambda: "is ready" in running.log)
+    lines = Path(f"/proc/{running.process.pid}/limits").read_text().splitlines()
+    assert next(line.split()[3:5] for line in lines if line.startswith("Max open files")) == [hard, hard]
+    # Three files for each connection, beside 256 for everything else.
+    assert (f"299 connections at the most, for the limit of open files is {hard}" in running.log) == warned
