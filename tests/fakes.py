@@ -240,7 +240,8 @@ class MemoryStream:
 @implementer(IUpstream)
 class MemoryUpstream:
     """`IUpstream` in memory. `asked` lists the questions as they came, such as `HEAD library/alpine manifests/3`,
-    and `GET ... blobs/sha256:... from 5`; `streams` are the blob bodies that it gave out.
+    and `GET ... blobs/sha256:... from 5`; `streams` are the blob bodies that it gave out, `retries` tells for
+    each that was asked for whether it was to be retried.
 
     `errors` maps the name of a method to what it raises instead of answering. While `held` is True questions wait
     for `release`, and are answered as things are then. `head_digest`, `head_type` and `sizes` tell whether the
@@ -251,6 +252,7 @@ class MemoryUpstream:
         self.name = name
         self.asked: list[str] = []
         self.streams: list[MemoryStream] = []
+        self.retries: list[bool] = []
         self.errors: dict[str, Exception] = {}
         self.held = False
         self.ignores_range = False
@@ -280,6 +282,7 @@ class MemoryUpstream:
         return self._size(self._find(self.blobs, (repository, digest)))
 
     async def open_blob(self, repository: Name, digest: Digest, offset: int = 0, *, retry: bool = True) -> IBlobStream:
+        self.retries.append(retry)
         suffix = f" from {offset}" if offset else ""
         await self._ask("open_blob", f"GET {repository} blobs/{digest}{suffix}")
         data = self._find(self.blobs, (repository, digest))

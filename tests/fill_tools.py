@@ -9,7 +9,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from depproxy.cache.fill import LONGEST_PAUSE, Fill
 from depproxy.cache.interface import Outcome as Answer
 from depproxy.cache.sources import FollowedBlob
-from depproxy.storage.interface import IBlobStore
 from depproxy.upstream.errors import Unavailable
 from tests.cache_tools import NAME, Outcome, Place, some_bytes
 from tests.fakes import MemoryStream, MemoryUpstream
@@ -81,19 +80,19 @@ class FillTestCase(SynchronousTestCase):
     def nothing_is_open(self) -> None:
         assert self.place.open_files() == []
 
-    def start(self, size: int | None = None, store: IBlobStore | None = None) -> Fill:
+    def start(self, size: int | None = None, *, proven: bool = True) -> Fill:
         self.fill = Fill(
             self.digest,
             self.upstream,
             NAME,
             size,
-            self.place.store if store is None else store,
+            self.place.store,
             self.clock,
             Random(0),
             self.place.metrics,
         )
         self.ready: Outcome[None] = Outcome(self.fill.ready())
-        self.outcome = Outcome(self.fill.start())
+        self.outcome = Outcome(self.fill.start(proven=proven))
         return self.fill
 
     def reader(self) -> Reader:

@@ -148,6 +148,16 @@ class Broken(FillTestCase):
         assert self.asked_from() == [0, 1000, 2500]
         self.served()
 
+    def test_whose_patience(self) -> None:
+        """Upstream's client retries before the first answer; afterwards the pauses here are enough."""
+        self.start(5000)
+        for _ in range(2):
+            self.stream.send(1000)
+            self.stream.break_off(BROKEN)
+            self.pause()
+        self.stream.finish()
+        assert self.upstream.retries == [True, False, False]
+
     def test_upstream_ignores_ranges(self) -> None:
         """It is read again, and what is here already is skipped, in whatever pieces that comes."""
         self.upstream.ignores_range = True
@@ -426,6 +436,18 @@ class Leftover(FillTestCase):
         self.served()
         assert self.upstream.asked == []
 
+    def test_it_is_whole_already_but_nobody_may_have_it_yet(self) -> None:
+        """Without a proof upstream is asked, and what it gives counts."""
+        self.place.leave_behind(self.digest, self.data)
+        self.upstream.errors["open_blob"] = error = Refused("docker.io", "no", 403)
+        self.start(5000, proven=False)
+        assert self.ready.error is error
+        self.upstream.errors.clear()
+        self.start(5000, proven=False)
+        assert self.ready.value is None
+        self.stream.finish()
+        self.served()
+
     def test_garbage_of_the_right_size(self) -> None:
         """No client notices: that it is of no use is known before anybody is told."""
         for known, sizes, ignores in ((5000, True, False), (None, True, True), (5000, False, True), (5000, True, True)):
@@ -521,6 +543,8 @@ class Disk(FillTestCase):
         assert self.outcome.value is False
         assert self.counted("failed") == 1
         assert self.place.metrics.errors.labels("fill")._value.get() == 1
+        # It would keep the disk full.
+        assert self.place.files() == []
 
     def test_full_when_all_bytes_have_come(self) -> None:
         """Upstream has closed, the last batch is still to be written."""

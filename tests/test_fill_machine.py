@@ -33,13 +33,26 @@ class Filling(RuleBasedStateMachine):
     rarely = st.sampled_from([False] * 9 + [True])
 
     @initialize(
-        size=st.integers(0, 800),
+        size=st.sampled_from([800, 800, 800, 0, 1, 2]) | st.integers(0, 800),
         known=st.booleans(),
         sizes=st.booleans(),
-        left=st.sampled_from([0, 0, 1, 100, 799, 800]),
+        left=st.sampled_from([0, 0, 0, 0, 1, 100, 799, 800]),
         ignores_range=st.booleans(),
+        wrong=st.sampled_from([False, False, False, True]),
+        proven=st.booleans(),
+        opened=st.booleans(),
     )
-    def begin(self, size: int, known: bool, sizes: bool, left: int, ignores_range: bool) -> None:
+    def begin(
+        self,
+        size: int,
+        known: bool,
+        sizes: bool,
+        left: int,
+        ignores_range: bool,
+        wrong: bool,
+        proven: bool,
+        opened: bool,
+    ) -> None:
         self.place = Place(held=True)
         self.clock = Clock()
         self.upstream = MemoryUpstream()
@@ -50,9 +63,15 @@ class Filling(RuleBasedStateMachine):
         self.known = size if known else None
         self.readers: list[Reader] = []
         self.tainted = False
-        self.refusals = 0
+        self.proven = proven
         self.place.leave_behind(self.digest, self.data[:left])
+        if wrong and size:
+            self.corrupt(size // 2, True)
         self.start()
+        if opened:
+            # Most of what may happen happens afterwards.
+            self.ask()
+            self.disk_works(1)
 
     def start(self) -> None:
         upstream, place = self.upstream, self.place
@@ -62,7 +81,7 @@ class Filling(RuleBasedStateMachine):
         self.attempts: list[int] = []
         self.ready: Outcome[None] = Outcome(self.fill.ready())
         self.waiters = [self.ready]
-        self.outcome = Outcome(self.fill.start())
+        self.outcome = Outcome(self.fill.start(proven=self.proven))
         self.stopped = False
 
     # What upstream does
@@ -90,7 +109,7 @@ class Filling(RuleBasedStateMachine):
             # Without any length a body that is too short looks whole.
             self.stream.close()
 
-    @rule(error=st.sampled_from([None, BROKEN, Throttled("docker.io", "slow down", 429, retry_after=40.0)]))
+    @rule(error=st.sampled_from([None, None, None, BROKEN, Throttled("docker.io", "slow down", 429, retry_after=40.0)]))
     def refuse(self, error: UpstreamError | None) -> None:
         """How upstream answers from now on, before the body."""
         self.upstream.errors.pop("open_blob", None)
