@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import Certificate, PrivateCertificate
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from depproxy.config import IndexSettings
@@ -25,7 +26,7 @@ from depproxy.index.factory import make_index
 from depproxy.index.interface import IncompatibleSchema, IndexUnavailable
 from depproxy.index.redis import RedisIndex
 from depproxy.index.rundir import find_redis_server
-from tests.index_tools import REACTOR, A, DirectoryTestCase, Raw, RedisTestCase
+from tests.index_tools import REACTOR, A, DirectoryTestCase, Raw, RedisTestCase, deferred
 
 
 class CredentialsTests(RedisTestCase):
@@ -242,6 +243,23 @@ class FactoryTests(DirectoryTestCase):
             assert await index.totals() == (0, 0)
             await index.stop()
         await server.stop()
+
+    async def test_stopped_while_it_connects(self) -> None:
+        """However far it has come, it tries no more."""
+        silent = REACTOR.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
+        self.addCleanup(silent.stopListening)
+        for port in (silent.getHost().port, 1):
+            index = self.make(f"redis://127.0.0.1:{port}")
+            starting = deferred(index.start())
+            for turns in range(4):
+                for _ in range(turns):
+                    await deferLater(REACTOR, 0)
+                await index.stop()
+                await starting
+                assert not [call for call in REACTOR.getDelayedCalls() if call.getTime() - REACTOR.seconds() < 30]
+                starting = deferred(index.start())
+            await index.stop()
+            await starting
 
     def test_wrong(self) -> None:
         with pytest.raises(InvalidAddress):

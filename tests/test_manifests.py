@@ -287,6 +287,14 @@ class ByDigest(ManifestsTestCase):
                 assert isinstance(self.get(digest).error, NotFound)
                 self.clock.advance(self.cache.settings.negative_ttl)
 
+    def test_what_is_too_large_for_a_manifest_is_not_read(self) -> None:
+        """Whatever upstream calls it: it is for upstream's client to refuse."""
+        for size, question in ((MAX_MANIFEST, self.head_of), (MAX_MANIFEST + 1, self.get_of)):
+            digest = self.upstream.put_manifest(NAME, bytes(size))
+            Outcome(self.place.store.write(digest, bytes(size)))
+            self.get(digest)
+            assert self.asked() == [question(digest)]
+
     def test_a_manifest_that_was_asked_for_as_a_blob(self) -> None:
         """That proof knew no type: one more question, once."""
         self.upstream.put_blob(NAME, self.body)

@@ -43,6 +43,7 @@ class Connection:
         self._wire: Wire | None = None
         self._reason = "it was not started"
         self._running: Deferred[None] | None = None
+        self._stopped = False
         self._first: Deferred[Exception | None] | None = None
 
     async def start(self) -> None:
@@ -52,6 +53,7 @@ class Connection:
         """
         first: Deferred[Exception | None] = Deferred()
         self._first = first
+        self._stopped = False
         self._reason = "it is not connected yet"
         self._running = Deferred.fromCoroutine(self._run())
         self._running.addErrback(self._ended)
@@ -63,6 +65,7 @@ class Connection:
     async def stop(self) -> None:
         """Close the connection, and try no more. Returns when it is closed, after `limit` seconds at the
         latest."""
+        self._stopped = True
         self._reason = "it was stopped"
         running, self._running = self._running, None
         wire, self._wire = self._wire, None
@@ -142,6 +145,9 @@ class Connection:
                 self._up(wire)
                 await wire.lost()
                 self._down(wire, wire.reason)
+            if self._stopped:
+                # What an endpoint or a protocol makes of being cancelled is not always CancelledError.
+                return
             await deferLater(self._clock, delay)
             delay = min(delay * 2, MAX_DELAY)
 
