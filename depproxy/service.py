@@ -171,8 +171,8 @@ class Depproxy(Service):
         limit = wanted if hard == resource.RLIM_INFINITY else max(1, (hard - RESERVED_FILES) // 3)
         if limit < wanted:
             self._log.warn(
-                "{limit} connections at the most, for the limit of open files is {hard}: raise it (LimitNOFILE=,"
-                " ulimit -n) to {needed}, or lower server.max_connections",
+                "only {limit} clients can connect at a time, because only {hard} files may be open: raise that limit"
+                " (LimitNOFILE=, ulimit -n) to {needed}, or lower server.max_connections",
                 limit=limit,
                 hard=hard,
                 needed=wanted * 3 + RESERVED_FILES,

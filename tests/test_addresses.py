@@ -239,11 +239,22 @@ def written(draw: st.DrawFn) -> Written:
         image = f"{draw(st.sampled_from(aliases))}/{image}"
     elif way == "before":
         prefix = draw(st.sampled_from(aliases))
-    if way == "namespace" or draw(st.booleans()):
+    looks_like_a_host = way == "default" and "." in image.partition("/")[0]
+    if way == "namespace" or looks_like_a_host or draw(st.booleans()):
         namespace = draw(st.sampled_from(ALIASES)) if upstream == HUB else upstream
     if upstream == HUB and image == repository and image.startswith("library/") and image.count("/") == 1:
         image = draw(st.sampled_from([image, image.removeprefix("library/")]))
     return Written(Home(group, upstream, repository), before + image, prefix, namespace)
+
+
+def test_a_registry_that_is_not_configured() -> None:
+    """The first mistake of a new user: its name is none of Docker Hub's business."""
+    for path in ("gcr.io/org/app", f"acme/{MARK}/gcr.io/org/app"):
+        with pytest.raises(OCIError, match=r"gcr\.io is no configured upstream: .*--upstream gcr\.io=") as caught:
+            addresses().home(path)
+        assert (caught.value.code, caught.value.status) == (Code.NAME_UNKNOWN, 404)
+    # Whoever says that it is Hub's is taken at his word.
+    assert addresses().home("gcr.io/app", namespace="docker.io").repository == "gcr.io/app"
 
 
 @given(written())

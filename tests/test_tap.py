@@ -350,4 +350,4 @@ def test_open_files(tmp_path: Path, start: Callable[..., Running], hard: str, wa
     lines = Path(f"/proc/{running.process.pid}/limits").read_text().splitlines()
     assert next(line.split()[3:5] for line in lines if line.startswith("Max open files")) == [hard, hard]
     # Three files for each connection, beside 256 for everything else.
-    assert (f"299 connections at the most, for the limit of open files is {hard}" in running.log) == warned
+    assert (f"only 299 clients can connect at a time, because only {hard} files may be open" in running.log) == warned

@@ -152,7 +152,7 @@ class Manifests:
                 with suppress(NotFound):
                     return await self._as_recorded(home, tag, record, body, deadline)
             if self._questions.held_off(home):
-                stale = await self._stale(home, tag, record, body, "upstream has just failed")
+                stale = await self._stale(home, tag, record, body, f"{home.upstream} has just failed")
                 if stale is not None:
                     return stale
             if self._may_be_stale(record) and self._here(record.digest):
@@ -260,7 +260,14 @@ class Manifests:
         if (home, tag) not in self._told:
             # Not once for each of a thousand jobs.
             self._told[home, tag] = True
-            self._log.warn("{home}:{tag} is served stale: {why}", home=str(home), tag=tag, why=why)
+            self._log.warn(
+                "{upstream}/{repository}:{tag} (group {group}) is served stale: {why}",
+                upstream=home.upstream,
+                repository=home.repository,
+                tag=tag,
+                group=home.group,
+                why=why,
+            )
         return _served(copy, body, Outcome.STALE)
 
     async def _recorded(self, home: Home, tag: Tag) -> TagRecord | None:

@@ -49,8 +49,11 @@ class FileStore:
 
     def prepare(self) -> None:
         """Make the directories and take the lock. Raises OSError, or StoreInUse."""
-        for path in (self._root, self._blobs, self._growing, self._incoming):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            for path in (self._root, self._blobs, self._growing, self._incoming):
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(error.errno, f"storage.path cannot be used: {error.strerror}", str(self._root)) from error
         lock = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -102,6 +102,13 @@ class Addresses:
             by_prefix = self._prefixes.get(first) if slash else None
             if by_prefix is not None:
                 image = rest
+            elif slash and "." in first and named is None and self._mirror.upstream == DOCKER_HUB:
+                # Docker Hub's namespaces have no dot: this is the host of another registry, and none of Hub's business.
+                raise OCIError(
+                    Code.NAME_UNKNOWN,
+                    f'{first} is no configured upstream: add [upstreams."{first}"], or start with --upstream'
+                    f" {first}=https://{first}",
+                )
         if by_prefix is not None and named is not None and by_prefix != named:
             raise OCIError(
                 Code.NAME_UNKNOWN,

@@ -182,6 +182,8 @@ class Registry:
 
     def _send_document(self, request: Request, document: Document, outcome: Outcome) -> bytes:
         self._metrics.answered["document", outcome.value].inc()
+        if request.method != b"HEAD":
+            self._metrics.served["document"].inc(len(document.body))
         _describe(request, None, outcome)
         headers = request.responseHeaders
         headers.setRawHeaders(b"Content-Type", [document.media_type.encode("latin-1")])

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 log = Logger()
 
+# What an operator will be asked about, beside all 5xx. A 404 is every day's: docker asks for tags that few images have.
+TOLD = frozenset({401, 403, 405, 429})
+
 
 def from_upstream(error: UpstreamError, missing: Code) -> OCIError:
     """
@@ -66,6 +69,17 @@ def write_document(request: Request, error: OCIError) -> None:
     for name, value in error.headers.items():
         headers.setRawHeaders(name, [value])
     request.write(body)
+    if error.status in TOLD or error.status >= 500:
+        # docker asks by HEAD, and shows nothing of the body that it then does not get.
+        log.warn(
+            "{peer} {method} {path}: {status} {code}: {message}",
+            peer=getattr(request.getClientAddress(), "host", "unix"),
+            method=request.method.decode("latin-1"),
+            path=request.path.decode("latin-1"),
+            status=error.status,
+            code=error.code.value,
+            message=error.message,
+        )
 
 
 def cut(request: Request) -> None:
@@ -78,8 +92,10 @@ def fail(request: Request, failure: Failure, kind: str, metrics: Metrics) -> Non
     End a request that failed: with a document if nothing was sent yet, else by cutting the connection, so that
     no client takes a part for the whole. Of a client that has left Klein tells nothing here.
     """
-    metrics.answered[kind, "error"].inc()
     error = as_document(failure)
+    if not failure.check(HTTPException):
+        # An address that means nothing is no error of a manifest or a blob.
+        metrics.answered[kind, "error"].inc()
     if request.startedWriting:
         log.warn("{uri}: cut off: {error}", uri=request.uri.decode("latin-1"), error=failure.value)
         cut(request)
