@@ -412,7 +412,7 @@ class Notifying(ServiceTestCase):
         self.make().startService()
         self.hang_up()
         await until(lambda: self.has_logged("is ready: http"))
-        assert self.told()[-1] == "READY=1"
+        assert self.told() == ["READY=1"]
         assert self.listening
 
     async def test_no_ready_when_it_cannot_start(self) -> None:
@@ -514,8 +514,10 @@ def test_what_has_one_is_left_alone(description: str) -> None:
 
 
 def test_tls_has_a_backlog() -> None:
-    description = "ssl:443:privateKey=/k.pem:certKey=/c.pem"
-    assert with_backlog(description) == f"{description}:backlog={BACKLOG}"
+    # In a file's name it is no option.
+    for key in ("/k.pem", "/k\\:backlog=5.pem"):
+        description = f"ssl:443:privateKey={key}:certKey=/c.pem"
+        assert with_backlog(description) == f"{description}:backlog={BACKLOG}"
 
 
 def test_a_configuration_error_is_what_a_reload_expects(tmp_path: Path) -> None:

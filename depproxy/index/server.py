@@ -107,6 +107,8 @@ class EmbeddedRedis:
             await self._stop_leftover()
             self._place.prepare()
             await self._run(binary)
+            if self._stopping:
+                raise EmbeddedRedisError("redis-server was stopped while it began")
         except BaseException:
             await self.stop()
             raise
