@@ -285,6 +285,18 @@ class AccidentTests(ServerTestCase):
             await starting
         assert server.pid is None
 
+    async def test_stop_while_it_starts_and_it_comes_up_all_the_same(self) -> None:
+        """The first SIGTERM is lost, and it serves before the second: the start fails, and it is not started again."""
+        self.wrapper(f"""trap '' TERM; touch {self.data}/deaf; sleep 0.2; exec {BINARY} "$@" """)
+        server = self.server()
+        starting = Deferred.fromCoroutine(server.start())
+        await until(lambda: (self.data / "deaf").exists())
+        await server.stop()
+        with pytest.raises(EmbeddedRedisError, match="stopped while it began"):
+            await starting
+        assert server.pid is None
+        assert not self.log.count("started again")
+
     async def test_a_very_long_line_is_cut(self) -> None:
         self.wrapper("head -c 100000 /dev/zero | tr '\\0' x; exit 3")
         with pytest.raises(EmbeddedRedisError) as caught:

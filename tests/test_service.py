@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactor
 from twisted.logger import LogEvent
 
@@ -409,6 +410,8 @@ class Notifying(ServiceTestCase):
     async def test_no_ready_before_it_listens(self) -> None:
         """Whatever signal comes meanwhile."""
         self.configure()
+        # The reactor runs from here on, and the signal is handled.
+        await deferLater(REACTOR, 0)
         self.make().startService()
         self.hang_up()
         await until(lambda: self.has_logged("is ready: http"))
