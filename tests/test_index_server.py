@@ -290,7 +290,7 @@ class AccidentTests(ServerTestCase):
         self.wrapper(f"""trap '' TERM; touch {self.data}/deaf; sleep 0.2; exec {BINARY} "$@" """)
         server = self.server()
         starting = Deferred.fromCoroutine(server.start())
-        await until(lambda: (self.data / "deaf").exists())
+        await until((self.data / "deaf").exists)
         await server.stop()
         with pytest.raises(EmbeddedRedisError, match="stopped while it began"):
             await starting
