@@ -64,6 +64,7 @@ class ServiceTestCase(WebTestCase):
     def make(self, listen: tuple[str, ...] = LISTEN) -> Depproxy:
         self.listen_strings = listen
         self.service = Depproxy(self.load(), self.load, REACTOR, self.environ, self.fatal.append)
+        self.addCleanup(self.release, self.service)
         self.addCleanup(self.stop)
         return self.service
 
@@ -76,6 +77,11 @@ class ServiceTestCase(WebTestCase):
 
     def stop(self) -> Deferred[None] | None:
         return self.service.stopService() if self.service.running else None
+
+    def release(self, service: Depproxy) -> None:
+        """Threads of a service that did not stop as it should would keep the whole test run from ending."""
+        if service._pool.started:
+            service._pool.stop()
 
     @property
     def port(self) -> int:
