@@ -74,9 +74,17 @@ class Coalescer(Generic[K, V]):
             task.addBoth(lambda _: self._tasks.discard(task))
         return waiter
 
-    def detach(self, key: K) -> None:
-        """Let the next join() begin anew; those who wait get the outcome of the operation that is running."""
-        self._running.pop(key, None)
+    def running(self, key: K) -> Waiters[V] | None:
+        """The operation that a join() now would share, by those who wait for it."""
+        return self._running.get(key)
+
+    def detach(self, key: K, run: Waiters[V] | None) -> None:
+        """
+        Let the next join() begin anew, if it would share `run`; no other operation is touched. Those who wait get the
+        outcome of theirs.
+        """
+        if run is not None and self._running.get(key) is run:
+            del self._running[key]
 
     def cancel(self) -> None:
         """Cancel what is running: those who wait get CancelledError."""
@@ -88,12 +96,8 @@ class Coalescer(Generic[K, V]):
         try:
             value = await start()
         except Exception as error:
-            self._free(key, waiters)
+            self.detach(key, waiters)
             waiters.errback(error)
         else:
-            self._free(key, waiters)
+            self.detach(key, waiters)
             waiters.callback(value)
-
-    def _free(self, key: K, waiters: Waiters[V]) -> None:
-        if self._running.get(key) is waiters:
-            del self._running[key]

@@ -178,7 +178,7 @@ class Coalescing(RuleBasedStateMachine):
     @rule(key=keys)
     def detach(self, key: str) -> None:
         """Who waits goes on waiting; who comes begins anew."""
-        self.coalescer.detach(key)
+        self.coalescer.detach(key, self.coalescer.running(key))
         if key in self.running:
             self.detached.append(self.running.pop(key))
 
@@ -290,7 +290,7 @@ class OneWaiterAndAnother(SynchronousTestCase):
     def test_a_run_that_is_detached(self) -> None:
         """Who asks after a deadline asks anew; who waits for the old run gets the old run's outcome."""
         patient = Outcome(self.join())
-        self.coalescer.detach("key")
+        self.coalescer.detach("key", self.coalescer.running("key"))
         assert "key" not in self.coalescer
         later = Outcome(self.join())
         assert len(self.results) == 2
@@ -302,7 +302,7 @@ class OneWaiterAndAnother(SynchronousTestCase):
 
     def test_a_detached_run_is_given_up_with_the_others(self) -> None:
         patient = Outcome(self.join())
-        self.coalescer.detach("key")
+        self.coalescer.detach("key", self.coalescer.running("key"))
         self.coalescer.cancel()
         assert type(patient.error) is CancelledError
 

@@ -20,7 +20,6 @@ class Shared(Generic[K, V]):
 
     def __init__(self) -> None:
         self._runs: Coalescer[K, V] = Coalescer()
-        self._newest: dict[K, object] = {}
 
     def __contains__(self, key: K) -> bool:
         """Whether an ask() now would share a run."""
@@ -28,23 +27,14 @@ class Shared(Generic[K, V]):
 
     async def ask(self, key: K, start: Callable[[], Awaitable[V]], deadline: Deadline, upstream: str, what: str) -> V:
         """What the run under `key` gives; `start` begins one if there is none. Raises Late, and what the run does."""
-        answer = self._runs.join(key, lambda: self._run(key, start))
-        run = self._newest.get(key)
+        answer = self._runs.join(key, start)
+        run = self._runs.running(key)
         try:
             return await deadline.wait(answer, upstream, what)
         except Late:
-            if self._newest.get(key) is run:
-                self._runs.detach(key)
+            self._runs.detach(key, run)
             raise
 
     def cancel(self) -> None:
         """Cancel what is running: those who wait get CancelledError."""
         self._runs.cancel()
-
-    async def _run(self, key: K, start: Callable[[], Awaitable[V]]) -> V:
-        run = self._newest[key] = object()
-        try:
-            return await start()
-        finally:
-            if self._newest.get(key) is run:
-                del self._newest[key]
