@@ -1,12 +1,20 @@
 """Work that goes on by itself after the answer is given."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from depproxy.index.interface import IndexUnavailable
 from depproxy.metrics import Metrics
+
+
+async def ended(tasks: Iterable[Deferred[None]]) -> None:
+    """Returns when all of `tasks` have ended, however; their results are left to nobody else."""
+    for task in tuple(tasks):
+        done: Deferred[None] = Deferred()
+        task.addBoth(done.callback)
+        await done
 
 
 class Background:
@@ -30,10 +38,7 @@ class Background:
 
     async def drain(self) -> None:
         """Fires when all that was spawned before has ended."""
-        for task in tuple(self._running):
-            done: Deferred[None] = Deferred()
-            task.addBoth(done.callback)
-            await done
+        await ended(self._running)
 
     async def _run(self, work: Awaitable[None], what: str) -> None:
         try:

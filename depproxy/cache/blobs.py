@@ -11,6 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from depproxy.cache.background import ended
 from depproxy.cache.deadline import Deadline
 from depproxy.cache.entries import Entries
 from depproxy.cache.fill import Fill
@@ -119,10 +120,7 @@ class Blobs:
         for fill, task in tuple(self._tasks.items()):
             if not fill.verified:
                 task.cancel()
-        for task in tuple(self._tasks.values()):
-            done: Deferred[None] = Deferred()
-            task.addBoth(done.callback)
-            await done
+        await ended(self._tasks.values())
 
     def _starts_alike(self, fill: Fill, home: Home) -> bool:
         return fill.upstream is self._upstreams[home.upstream] and fill.repository == home.repository

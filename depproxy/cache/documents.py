@@ -63,7 +63,7 @@ class Documents:
     async def _get(self, key: Key) -> tuple[Document, Outcome]:
         known = self._recent.get(key)
         if isinstance(known, NotFound):
-            raise _copy(known)
+            raise known.anew()
         if known is not None:
             return known, Outcome.HIT
         home, path, query = key
@@ -78,8 +78,7 @@ class Documents:
                 f"{path} of {home.repository}",
             )
         except NotFound as error:
-            # Without its traceback, which would keep the whole request.
-            self._remember(key, _copy(error))
+            self._remember(key, error.anew())
             raise
         self._remember(key, document)
         return document, outcome
@@ -87,7 +86,3 @@ class Documents:
     def _remember(self, key: Key, document: Document | NotFound) -> None:
         if len(key[2]) <= LONGEST_QUERY and _size(document) < REMEMBERED_SIZE:
             self._recent[key] = document
-
-
-def _copy(error: NotFound) -> NotFound:
-    return NotFound(error.upstream, error.message, error.status)

@@ -41,7 +41,7 @@ class Questions:
         if not self._absent.currsize:
             return None
         error = self._absent.get(_question(home, reference))
-        return None if error is None else _copy(error)
+        return None if error is None else error.anew()
 
     def held_off(self, home: Home) -> bool:
         """Whether upstream failed a moment ago, so that a copy should be served without asking."""
@@ -102,8 +102,7 @@ class Questions:
 
     def _note(self, home: Home, reference: Reference, error: UpstreamError) -> None:
         if isinstance(error, NotFound):
-            # Without its traceback, which would keep the whole request.
-            self._absent[_question(home, reference)] = _copy(error)
+            self._absent[_question(home, reference)] = error.anew()
             return
         if isinstance(error, Throttled):
             whole, wait = True, min(max(error.retry_after or HOLD_OFF, HOLD_OFF), LONGEST_HOLD_OFF)
@@ -118,7 +117,3 @@ class Questions:
 
 def _question(home: Home, reference: Reference) -> Question:
     return home.upstream, home.repository, reference
-
-
-def _copy(error: NotFound) -> NotFound:
-    return NotFound(error.upstream, error.message, error.status)

@@ -42,6 +42,10 @@ class UpstreamError(Exception):
 class NotFound(UpstreamError):
     """Upstream answered 404 (or 410)."""
 
+    def anew(self) -> NotFound:
+        """The same without a traceback, which would keep the whole request: to remember it, or to raise it again."""
+        return NotFound(self.upstream, self.message, self.status)
+
 
 class Refused(UpstreamError):
     """Upstream or its token endpoint refused us, or we refused to send it a credential."""
