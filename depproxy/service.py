@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
@@ -212,7 +212,7 @@ class Depproxy(Service):
 
     async def _stop_serving(self) -> None:
         for port in self._ports:
-            await _settled(port.stopListening())
+            await maybeDeferred(port.stopListening)
         await self._site.drain(self._settings.server.drain_timeout)
 
     async def _stop_working(self) -> None:
@@ -301,8 +301,3 @@ def _described(address: object) -> str:
 
 def _networks(settings: Settings) -> Networks:
     return Networks(settings.mirror.anonymous, unix_sockets=settings.mirror.unix_sockets)
-
-
-async def _settled(result: object) -> None:
-    if isinstance(result, Deferred):
-        await result

@@ -8,8 +8,8 @@ The states of a fill, and what each may become:
 ``failed``      no more bytes; followers must not end cleanly
 """
 
+from collections.abc import Callable
 from random import Random
-from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -38,10 +38,8 @@ NOTIFY_INTERVAL = 0.01
 UNDECLARED_LIMIT = 64 << 30
 
 
-class Follower(Protocol):
-    """Told when something about the fill changed."""
-
-    def __call__(self) -> None: ...
+# Told when something about the fill changed.
+Follower = Callable[[], None]
 
 
 class Fill:
@@ -78,7 +76,6 @@ class Fill:
         self._notified = 0.0
         self._notify_call: IDelayedCall | None = None
         self._sink: FillSink | None = None
-        self._task: Deferred[bool] | None = None
 
     @property
     def readable(self) -> int:
@@ -107,8 +104,7 @@ class Fill:
         interrupted fill is whole.
         """
         self._proven = proven
-        self._task = Deferred.fromCoroutine(self._run())
-        return self._task
+        return Deferred.fromCoroutine(self._run())
 
     def follow(self, follower: Follower) -> None:
         """Call `follower` whenever `readable`, `size` or `failure` changed, until unfollow()."""

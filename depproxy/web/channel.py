@@ -12,7 +12,6 @@ from twisted.web.http import RESPONSES, HTTPChannel
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 from twisted.web.server import Request
-from werkzeug.exceptions import HTTPException
 
 from depproxy.oci.errors import Code, OCIError
 from depproxy.web.render import write_document
@@ -240,8 +239,6 @@ class BoundedRequest(Request):
             if error is None:
                 site.face(self).render(self)
                 return
-        except HTTPException:
-            error = OCIError(Code.NAME_INVALID, "the Host header is no host name")
         except Exception:
             self._log.failure("request failed")
             error = OCIError(Code.UNKNOWN, "depproxy failed on this request; its log says why")

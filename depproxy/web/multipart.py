@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from depproxy.oci.byterange import ByteRange
 from depproxy.oci.digest import Digest
-
-Part = bytes | tuple[int, int | None]
+from depproxy.web.body import Part
 
 
 class Multipart:

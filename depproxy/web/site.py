@@ -29,7 +29,7 @@ class Faces(Site):
     """
     The site: the status face for operators' paths, the registry face for everything else.
 
-    `admits` says who may pull without a token; everybody else is challenged.
+    `networks` says who may pull without a token; everybody else is challenged.
     """
 
     _log = Logger()
