@@ -15,6 +15,7 @@ from attrs import evolve
 from hypothesis import strategies as st
 
 from depproxy.config import (
+    AccessSettings,
     CacheSettings,
     GroupSettings,
     IndexSettings,
@@ -25,13 +26,11 @@ from depproxy.config import (
     UpstreamSettings,
     load,
 )
+from tests.configurations_accounts import Drawn, accounts, some
 
 HUB: Final = UpstreamSettings("docker.io", "https://registry-1.docker.io", token_hosts=("auth.docker.io",))
 LOOPBACK: Final = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 HOME: Final = {"HOME": "/home/ci"}
-
-Drawn = st.SearchStrategy[tuple[Any, Any]]
-"""Pairs of a TOML value and the setting that it means."""
 
 
 def load_text(toml: str, **overrides: Any) -> Settings:
@@ -44,23 +43,23 @@ def load_text(toml: str, **overrides: Any) -> Settings:
 
 def to_toml(document: Mapping[str, Any]) -> str:
     """A TOML document of key = value lines; tables inside are written inline."""
-    return "".join(f"{_string(key)} = {_value(value)}\n" for key, value in document.items())
+    return "".join(f"{toml_key(key)} = {toml_value(value)}\n" for key, value in document.items())
 
 
-def _value(value: object) -> str:
+def toml_value(value: object) -> str:
     if isinstance(value, list):
-        return "[" + ", ".join(map(_value, value)) + "]"
+        return "[" + ", ".join(map(toml_value, value)) + "]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_string(key)} = {_value(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{toml_key(key)} = {toml_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, str):
-        return _string(value)
+        return toml_key(value)
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     # true, false, nan, inf and numbers
     return str(value).lower()
 
 
-def _string(text: str) -> str:
+def toml_key(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -68,7 +67,8 @@ KEYS: Final = (
     *("server", "storage", "index", "cache", "upstreams", "mirror", "groups", "listen", "public_url", "path"),
     *("drain_timeout", "max_connections", "url", "serve_stale", "docker.io", "ghcr.io", "username", "proxy"),
     *("password_file", "ca_file", "on_404", "freshness", "prefixes", "token_hosts", "retries", "group"),
-    *("upstream", "anonymous", "unix_sockets", "enabled", "acme", "acme/tools"),
+    *("upstream", "anonymous", "unix_sockets", "enabled", "acme", "acme/tools", "access", "users", "alice"),
+    *("password", "password_login", "tokens", "members", "deploy_tokens", "access_tokens", "hash", "scopes", "role"),
 )
 TABLES: Final = {
     "server": ("listen", "public_url", "drain_timeout", "stall_timeout", "max_connections"),
@@ -76,6 +76,7 @@ TABLES: Final = {
     "index": ("url",),
     "cache": ("serve_stale", "revalidate_timeout", "negative_ttl", "documents_ttl"),
     "mirror": ("group", "upstream", "anonymous", "unix_sockets"),
+    "access": ("token_lifetime", "algorithm", "require_write_registry", "htpasswd", "gitlab", "oidc"),
 }
 _TEXT: Final = st.text(st.characters(codec="utf-8"), max_size=30) | st.sampled_from(
     (
@@ -107,6 +108,15 @@ TOML_VALUES: Final = st.recursive(
 )
 
 
+_TOKENS: Final = st.dictionaries(
+    st.sampled_from(("ci", "laptop")),
+    st.dictionaries(st.sampled_from(("hash", "scopes", "expires", "role")), TOML_VALUES, max_size=3),
+)
+_ACCOUNTS: Final = st.dictionaries(
+    st.sampled_from(("password", "admin", "members", "tokens", "deploy_tokens", "enabled")), TOML_VALUES | _TOKENS
+)
+
+
 @st.composite
 def documents(draw: st.DrawFn) -> dict[str, Any]:
     """Arbitrary documents, most of which have tables and keys that depproxy knows."""
@@ -117,6 +127,9 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         names = st.sampled_from(("ghcr.io", "docker.io", "localhost:5000")) | _TEXT
         keys = st.dictionaries(st.sampled_from(KEYS), TOML_VALUES, max_size=3)
         document["upstreams"] = draw(st.dictionaries(names, keys, max_size=2))
+    for table, owners in (("users", ("alice", "bob")), ("groups", ("acme", "acme/tools"))):
+        if draw(st.booleans()):
+            document[table] = draw(st.dictionaries(st.sampled_from(owners), _ACCOUNTS, max_size=2))
     return document
 
 
@@ -208,6 +221,16 @@ _SERVER: Final = {
     "drain_timeout": durations(0, 3600),
     "stall_timeout": durations(1, 3600),
     "max_connections": same(st.integers(1, 10**6)),
+    "trusted_proxies": arrays(NETWORKS),
+    "metrics": arrays(NETWORKS),
+}
+_ACCESS: Final = {
+    "token_lifetime": durations(60, 86400),
+    "refresh_lifetime": durations(0, 365 * 86400),
+    "algorithm": same(st.sampled_from(("HS256", "ES256", "EdDSA"))),
+    "require_write_registry": same(st.booleans()),
+    "guesses_per_account": same(st.integers(1, 10**6)),
+    "guesses_per_address": same(st.integers(1, 10**6)),
 }
 _CACHE: Final = {
     "serve_stale": durations(0, 10**9, forever=True),
@@ -235,29 +258,22 @@ _MIRROR: Final = {
 _PATHS: Final = st.from_regex(r"/?[a-z0-9]{1,8}(/[a-z0-9. -]{0,8}[a-z0-9])*", fullmatch=True)
 
 
-def _table(draw: st.DrawFn, keys: Mapping[str, Drawn]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Some of ``keys``: the table as written, and what it means."""
-    chosen = draw(st.lists(st.sampled_from(sorted(keys)), unique=True))
-    pairs = {key: draw(keys[key]) for key in chosen}
-    return {key: pair[0] for key, pair in pairs.items()}, {key: pair[1] for key, pair in pairs.items()}
-
-
 @st.composite
 def settings(draw: st.DrawFn, base: Path) -> tuple[dict[str, Any], Settings]:
     """A correct document, and the settings that it means in a file in ``base``."""
-    server, server_means = _table(draw, {**_SERVER, "public_url": PUBLIC_URLS})
+    server, server_means = some(draw, {**_SERVER, "public_url": PUBLIC_URLS})
     if "public_url" not in server:
         server["public_url"] = server_means["public_url"] = "https://cache.example"
-    cache, cache_means = _table(draw, _CACHE)
-    mirror, mirror_means = _table(draw, _MIRROR)
+    cache, cache_means = some(draw, _CACHE)
+    mirror, mirror_means = some(draw, _MIRROR)
     path = draw(_PATHS)
     index = draw(REDIS_URLS)
     upstreams, upstreams_mean = _upstreams(draw)
     upstreams_mean.setdefault("docker.io", HUB)
     if draw(st.booleans()):
         mirror["upstream"] = mirror_means["upstream"] = draw(st.sampled_from(sorted(upstreams_mean)))
-    groups = draw(st.dictionaries(GROUPS, st.booleans(), max_size=3).filter(_differ))
-    groups_mean = {path.lower(): GroupSettings(path.lower(), enabled) for path, enabled in groups.items()}
+    access, access_means = some(draw, _ACCESS)
+    users, groups, users_mean, groups_mean = accounts(draw, GROUPS, arrays(NETWORKS))
     meant = MirrorSettings(**mirror_means)
     groups_mean.setdefault(meant.group, GroupSettings(meant.group))
     document = {
@@ -267,7 +283,9 @@ def settings(draw: st.DrawFn, base: Path) -> tuple[dict[str, Any], Settings]:
         "cache": cache,
         "mirror": mirror,
         "upstreams": upstreams,
-        "groups": {path: {"enabled": enabled} for path, enabled in groups.items()},
+        "access": access,
+        "users": users,
+        "groups": groups,
     }
     return document, Settings(
         server=ServerSettings(**server_means),
@@ -277,18 +295,16 @@ def settings(draw: st.DrawFn, base: Path) -> tuple[dict[str, Any], Settings]:
         upstreams=upstreams_mean,
         mirror=meant,
         groups=groups_mean,
+        access=AccessSettings(**access_means),
+        users=users_mean,
     )
-
-
-def _differ(groups: Mapping[str, bool]) -> bool:
-    return len({path.lower() for path in groups}) == len(groups)
 
 
 def _upstreams(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, UpstreamSettings]]:
     documents: dict[str, Any] = {}
     means: dict[str, UpstreamSettings] = {}
     for number, name in enumerate(draw(st.lists(HOSTS | st.just("docker.io"), unique=True, max_size=3))):
-        documents[name], meant = _table(draw, _UPSTREAM)
+        documents[name], meant = some(draw, _UPSTREAM)
         if draw(st.booleans()):
             documents[name]["prefixes"] = ["hub-" + str(number), "p" + str(number)]
             meant["prefixes"] = tuple(documents[name]["prefixes"])

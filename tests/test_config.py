@@ -25,19 +25,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depproxy.config import (
+    AccessSettings,
     CacheSettings,
     ConfigError,
+    DeployTokenSettings,
     GroupSettings,
+    GroupTokenSettings,
     IndexSettings,
     MirrorSettings,
+    Role,
     ServerSettings,
     Settings,
     StorageSettings,
+    TokenSettings,
     UpstreamSettings,
+    UserSettings,
     format_duration,
     load,
 )
-from depproxy.config.settings import OnMissing, readers
+from depproxy.config.keys import readers
+from depproxy.config.settings import OnMissing
 from tests import configurations
 from tests.configurations import HOME, HUB, LOOPBACK, load_text, to_toml
 
@@ -52,6 +59,9 @@ def test_no_file_is_a_mirror_of_docker_hub_on_loopback() -> None:
             drain_timeout=30,
             stall_timeout=60,
             max_connections=10_000,
+            trusted_proxies=(),
+            client_ca=None,
+            metrics=LOOPBACK,
         ),
         storage=StorageSettings(Path("/home/ci/.local/state/depproxy")),
         index=IndexSettings("embedded"),
@@ -70,7 +80,19 @@ def test_no_file_is_a_mirror_of_docker_hub_on_loopback() -> None:
             )
         },
         mirror=MirrorSettings("local", "docker.io", LOOPBACK, unix_sockets=False),
-        groups={"local": GroupSettings("local", enabled=True)},
+        groups={"local": GroupSettings("local", enabled=True, anonymous=(), members={})},
+        access=AccessSettings(
+            token_lifetime=900,
+            refresh_lifetime=0,
+            algorithm="HS256",
+            require_write_registry=False,
+            guesses_per_account=10,
+            guesses_per_address=30,
+            htpasswd=None,
+            gitlab=None,
+            oidc=(),
+        ),
+        users={},
     )
 
 
@@ -162,6 +184,60 @@ def test_public_url_of_all_interfaces_has_a_host_name() -> None:
     assert re.fullmatch(r"http://[^/:]+:5000", load(None, listen=["tcp:5000"], environ=HOME).server.public_url)
 
 
+def test_accounts() -> None:
+    hashed = "sha256:" + "0" * 63
+    found = load_text(
+        f"""
+        [users.alice]
+        password = "$scrypt$ln=15,r=8,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+        certificates = ["runner.example"]
+        [users.alice.tokens.laptop]
+        hash = "{hashed}1"
+        expires = 2027-01-31
+        [users."bob@example.org"]
+        password_login = false
+        tokens = {{ phone = {{ hash = "{hashed}2", scopes = ["api"], expires = 2027-01-31T12:00:00+01:00 }} }}
+        [groups."Acme/Tools"]
+        members = {{ alice = "owner", "bob@example.org" = "guest" }}
+        [groups."Acme/Tools".deploy_tokens.ci]
+        hash = "{hashed}3"
+        username = "ci"
+        [groups."Acme/Tools".access_tokens.scanner]
+        hash = "{hashed}4"
+        role = "developer"
+        """
+    )
+    midnight = 1_801_353_600  # `date -ud 2027-01-31 +%s`
+    assert found.users["alice"].tokens == {
+        "laptop": TokenSettings("laptop", hashed + "1", ("read_registry",), midnight)
+    }
+    assert found.users["alice"].certificates == ("runner.example",)
+    assert found.users["bob@example.org"] == UserSettings(
+        "bob@example.org",
+        password_login=False,
+        tokens={"phone": TokenSettings("phone", hashed + "2", ("api",), midnight + 11 * 3600)},
+    )
+    group = found.groups["acme/tools"]
+    assert group.members == {"alice": Role.OWNER, "bob@example.org": Role.GUEST}
+    assert group.deploy_tokens == {"ci": DeployTokenSettings("ci", hashed + "3", username="ci")}
+    assert group.access_tokens == {"scanner": GroupTokenSettings("scanner", hashed + "4", role=Role.DEVELOPER)}
+    assert "sha256" not in repr(found)
+    assert "scrypt" not in repr(found)
+
+
+def test_users_may_be_in_an_htpasswd_file(tmp_path: Path) -> None:
+    (tmp_path / "htpasswd").touch()
+    found = load_text(f'access.htpasswd = "{tmp_path}/htpasswd"\ngroups.acme.members = {{ carol = "guest" }}')
+    assert found.groups["acme"].members == {"carol": Role.GUEST}
+    assert found.access.htpasswd == tmp_path / "htpasswd"
+
+
+def test_proxies_and_client_certificates(tmp_path: Path, certificate: bytes) -> None:
+    (tmp_path / "ca.pem").write_bytes(certificate)
+    found = load_text(f'[server]\ntrusted_proxies = ["10.0.0.1"]\nclient_ca = "{tmp_path}/ca.pem"').server
+    assert (found.trusted_proxies, found.client_ca) == ((ip_network("10.0.0.1/32"),), tmp_path / "ca.pem")
+
+
 def test_upstream_knows_its_host_and_its_first_matching_freshness() -> None:
     upstream = UpstreamSettings(
         "x.io", "https://x.io:5000/path", freshness=(("v1.*", math.inf), ("v*", 60.0), ("[ab]?", 5.0))
@@ -205,7 +281,7 @@ def _documented() -> dict[str, str]:
     """The reference's text of each key, by table and key."""
     found = {}
     text = (ROOT / "docs" / "configuration.rst").read_text()
-    for table, section in re.findall(r"\n``\[([a-z]+)[^\n]*\n-+\n(.*?)(?=\n``\[|\Z)", text, re.DOTALL):
+    for table, section in re.findall(r"\n``\[([^\n]+)\]``\n-+\n(.*?)(?=\n``\[[^\n]+\]``\n-|\Z)", text, re.DOTALL):
         for keys, body in re.findall(r"(?m)^(``[^\n]+)\n((?:    [^\n]*\n|\n)+)", section):
             found.update({f"{table}.{key}": body for key in re.findall(r"``(\w+)``", keys)})
     return found
@@ -216,46 +292,62 @@ TABLES = {
     "storage": StorageSettings,
     "index": IndexSettings,
     "cache": CacheSettings,
-    "upstreams": UpstreamSettings,
+    'upstreams."NAME"': UpstreamSettings,
     "mirror": MirrorSettings,
-    "groups": GroupSettings,
+    "access": AccessSettings,
+    "users.NAME": UserSettings,
+    "users.NAME.tokens.NAME": TokenSettings,
+    'groups."PATH"': GroupSettings,
+    'groups."PATH".deploy_tokens.NAME': DeployTokenSettings,
+    'groups."PATH".access_tokens.NAME': GroupTokenSettings,
 }
+# These tables are on pages of their own.
+ELSEWHERE = {"access.gitlab", "access.oidc"}
 
 
 def test_every_key_and_its_default_is_in_the_reference() -> None:
     documented = _documented()
-    keys = {f"{table}.{key}" for table, settings in TABLES.items() for key in readers(settings)}
-    assert documented.keys() == keys
+    keys = set()
+    for table, settings in TABLES.items():
+        # What the tokens of groups have in common with those of users is said there.
+        common = readers(TokenSettings) if settings in (DeployTokenSettings, GroupTokenSettings) else {}
+        keys |= {f"{table}.{key}" for key in readers(settings) if key not in common}
+    assert documented.keys() == keys - ELSEWHERE
     for table, settings in TABLES.items():
         for field in fields(settings):
             key = f"{table}.{field.name}"
-            if key in keys and key != "server.public_url" and field.default not in (NOTHING, None):
-                written = "{}" if field.name == "freshness" else _written(field.default)
-                assert f"``{written}``" in documented[key], key
+            if key not in documented or key == "server.public_url" or field.default in (NOTHING, None):
+                continue
+            written = _written(field.name, field.default)
+            assert not written or f"``{written}``" in documented[key], key
 
 
-def _written(default: object) -> str:
-    """A default as the reference writes it."""
+def _written(name: str, default: object) -> str:
+    """A default as the reference writes it; empty for tables with a section of their own."""
+    if isinstance(default, Role):
+        return f'"{default.name.lower()}"'
     if isinstance(default, float):
         return '"60s"' if default == 60 else f'"{format_duration(default)}"'
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, tuple):
-        return "[" + ", ".join(f'"{item}"' for item in default) + "]"
+        return "{}" if name == "freshness" else "[" + ", ".join(f'"{item}"' for item in default) + "]"
+    if isinstance(default, Mapping):
+        return "" if name.endswith("tokens") else "{}"
     return f'"{default}"' if isinstance(default, str) else str(default)
 
 
 def test_every_example_of_the_reference_loads(tmp_path: Path, certificate: bytes) -> None:
     text = (ROOT / "docs" / "configuration.rst").read_text()
     examples = re.findall(r"::\n\n((?: {4,8}[^\n]*\n|\n)+)", text)
-    assert len(examples) > 25
+    assert len(examples) > 45
     (tmp_path / "token").write_text("x")
     (tmp_path / "ca").write_bytes(certificate)
     for number, example in enumerate(examples):
         if "$ depproxy" in example:
             continue
         toml = re.sub(r"(?m)^ +", "", example).replace("/run/credentials/depproxy.service/hub-token", "token")
-        toml = toml.replace("/etc/depproxy/company-ca.pem", "ca")
+        toml = toml.replace("/etc/depproxy/company-ca.pem", "ca").replace("/etc/depproxy/htpasswd", "token")
         header = "" if "[" in toml.split("=")[0] else '[upstreams."x.io"]\n'
         (tmp_path / f"{number}.toml").write_text(header + toml)
         load(tmp_path / f"{number}.toml", environ=HOME)

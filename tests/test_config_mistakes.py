@@ -56,6 +56,87 @@ def test_any_bytes_load_or_say_in_one_line_what_is_wrong(content: bytes) -> None
     complaint(content)
 
 
+HASH = f'hash = "sha256:{64 * "a"}"\n'
+OTHER = f'hash = "sha256:{64 * "b"}"\n'
+TOKEN = "[users.alice.tokens.laptop]\n" + HASH
+DEPLOY = '[groups.acme.deploy_tokens.ci]\nusername = "ci"\n' + HASH
+ROLES = 'must be "guest", "reporter", "developer", "maintainer", "owner"'
+SCOPES = 'must be "api" or "read_registry" or "write_registry" or "read_virtual_registry" or "write_virtual_registry"'
+
+ACCOUNT_MISTAKES = [
+    ("users = 1", "users: must be a table of tables"),
+    ("users.alice = true", "users.alice: must be a table"),
+    ('[users."a b"]', 'users."a b": must be a user name of 1 to 255 letters, digits and _ . @ -'),
+    ("[users.gitlab-ci-token]", "users.gitlab-ci-token: is the user name of CI job tokens; choose another"),
+    ('users.alice.password = "abc"', "users.alice.password: must be a hash, as `depproxy hash-password` prints it"),
+    ("users.alice.password = 1234", "users.alice.password: must be a string in quotes"),
+    ("users.alice.password_login = 0", "users.alice.password_login = 0: must be true or false"),
+    ("users.alice.admins = true", 'users.alice.admins: unknown key; did you mean "admin"?'),
+    ("users.alice.certificates = 'a'", 'users.alice.certificates = "a": must be an array in square brackets'),
+    ("[users.a]\ncertificates=['x']\n[users.b]\ncertificates=['x']", "must mean one user, but means users.a, too"),
+    ('users.alice.tokens = "x"', "users.alice.tokens: must be a table of tables"),
+    ("users.alice.tokens.x = 1", "users.alice.tokens.x: must be a table"),
+    ("[users.alice.tokens.x]", "users.alice.tokens.x: needs the key hash"),
+    ('[users.alice.tokens."a/b"]', 'users.alice.tokens."a/b": must be a name of 1 to 100 letters, digits and _ . -'),
+    ("[users.alice.tokens.x]\nhash = 'abc'", "users.alice.tokens.x.hash: must be sha256: and 64 hexadecimal digits"),
+    ("[users.alice.tokens.x]\nhash = 1", "users.alice.tokens.x.hash: must be a string in quotes"),
+    (TOKEN + 'scopes = ["read"]', f'users.alice.tokens.laptop.scopes[0] = "read": {SCOPES}'),
+    (TOKEN + 'scopes = ["api", "api"]', 'users.alice.tokens.laptop.scopes[1] = "api": stands there twice'),
+    (TOKEN + "scopes = []", "users.alice.tokens.laptop.scopes = []: must have from 1 to 1000 items, not 0"),
+    (TOKEN + 'scopes = "api"', 'users.alice.tokens.laptop.scopes = "api": must be an array in square brackets'),
+    (
+        TOKEN + 'expires = "2027-01-31"',
+        'users.alice.tokens.laptop.expires = "2027-01-31": must be a date such as 2027-01-31, or 2027-01-31T12:00:00Z, '
+        "without quotes",
+    ),
+    (TOKEN + "expires = 12:00:00", "users.alice.tokens.laptop.expires = 12:00:00: must be a date such as"),
+    (TOKEN + "expire = 2027-01-31", 'users.alice.tokens.laptop.expire: unknown key; did you mean "expires"?'),
+    (TOKEN + 'role = "guest"', "users.alice.tokens.laptop.role: unknown key; known here: hash, scopes, expires"),
+    (
+        TOKEN + "[users.bob.tokens.x]\n" + HASH,
+        "users.bob.tokens.x.hash: must be its own, but is that of users.alice.tok",
+    ),
+    (TOKEN + DEPLOY, "groups.acme.deploy_tokens.ci.hash: must be its own, but is that of users.alice.tokens.laptop"),
+    ("[groups.acme.deploy_tokens.ci]\n" + HASH, "groups.acme.deploy_tokens.ci: needs the key username"),
+    (DEPLOY + "[users.ci]", 'groups.acme.deploy_tokens.ci.username = "ci": must be its own, but is taken by users.ci'),
+    (
+        DEPLOY + '[groups.b.deploy_tokens.ci]\nusername = "ci"\n' + OTHER,
+        'groups.b.deploy_tokens.ci.username = "ci": must be its own, but is taken by groups.acme.deploy_tokens.ci',
+    ),
+    (DEPLOY.replace('"ci"', '"c:i"'), "groups.acme.deploy_tokens.ci.username: must be a user name of 1 to 255 letters"),
+    (
+        "[groups.acme.access_tokens.x]\nrole = 'admin'\n" + HASH,
+        f'groups.acme.access_tokens.x.role = "admin": {ROLES}',
+    ),
+    (
+        "[groups.acme.access_tokens.x]\nusername = 'x'\n" + HASH,
+        "groups.acme.access_tokens.x.username: unknown key; known here: hash, scopes, expires, role",
+    ),
+    ("groups.acme = true", "groups.acme: must be a table"),
+    ('groups.acme.owner = "alice"', "groups.acme.owner: unknown key; known here: enabled, anonymous, members, deploy_"),
+    (
+        'groups.acme.members = { alise = "guest" }\n[users.alice]',
+        'groups.acme.members.alise: must be a user of [users]; did you mean "alice"?',
+    ),
+    (
+        'groups.acme.members = { alise = "guest" }\n[users.bob]',
+        "members.alise: must be a user of [users]; known here: bob",
+    ),
+    ('groups.acme.members = { alice = "Guest" }\nusers.alice = {}', f'groups.acme.members.alice = "Guest": {ROLES}'),
+    ("groups.acme.members = { alice = 10 }\nusers.alice = {}", f"groups.acme.members.alice = 10: {ROLES}"),
+    ('groups.acme.members = ["alice"]', 'groups.acme.members = [...]: must be a table such as { alice = "guest" }'),
+    ("groups.acme.members = { 'a b' = 'guest' }", 'groups.acme.members."a b": must be a user name of 1 to 255 letters'),
+    ('groups.acme.anonymous = ["10.0.0.1/8"]', 'groups.acme.anonymous[0] = "10.0.0.1/8": has bits set beyond'),
+    ("access.token_lifetime = 900", 'access.token_lifetime = 900: needs a unit: "15m" for 900 seconds'),
+    ('access.token_lifetime = "2d"', 'access.token_lifetime = "2d": must be a duration from "1m" to "1d"'),
+    ('access.algorithm = "none"', 'access.algorithm = "none": must be "HS256" or "ES256" or "EdDSA"'),
+    ('access.htpasswd = "no"', 'access.htpasswd = "no": must be a readable file (No such file or directory)'),
+    ("access.guesses_per_account = 0", "access.guesses_per_account = 0: must be a whole number from 1 to 1000000"),
+    ("access.require_write = true", 'access.require_write: unknown key; did you mean "require_write_registry"?'),
+    ('server.trusted_proxies = "10.0.0.1"', 'server.trusted_proxies = "10.0.0.1": must be an array in square brackets'),
+    ('server.client_ca = "/etc/passwd"', 'server.client_ca = "/etc/passwd": must hold certificates in PEM form'),
+]
+
 MISTAKES = [
     ("a = ", "depproxy.toml:1: is not TOML: Invalid value; text must stand in quotes"),
     ("[index]\n\nurl = embedded\n", "depproxy.toml:3: is not TOML: Invalid value; text must stand in quotes"),
@@ -68,7 +149,6 @@ MISTAKES = [
     ("serve = 1", 'depproxy.toml: serve: unknown key; did you mean "server"?'),
     ("server = 1", "depproxy.toml: server = 1: must be a table, written [server]"),
     ("[server]\nworkers = 4", "depproxy.toml: server.workers: unknown key; known here: listen, public_url, "),
-    ('[users.alice]\npassword = "x"', "depproxy.toml: users: unknown key; "),
     (
         '[upstreams."ghcr.io"]\nmax_conections = 1',
         'upstreams."ghcr.io".max_conections: unknown key; did you mean ',
@@ -196,8 +276,9 @@ MISTAKES = [
     ('mirror.group = "a//b"', 'mirror.group = "a//b": must be a group path such as "acme"'),
     (
         "[groups.acme.tools]\nenabled = true",
-        'groups.acme: has no tables; a nested group is written [groups."acme/tools"]',
+        'groups.acme.tools: has no such table; a nested group is written [groups."acme/tools"]',
     ),
+    ("[groups.acme.tools.members]", 'groups.acme.tools: has no such table; a nested group is written [groups."acme/'),
     ("[groups.acme]\n[groups.Acme]", "groups.Acme: is there twice; upper and lower case are the same"),
     ('[groups."-a"]', "groups.-a: must be a group path"),
     ('[groups."a/dependency_proxy"]', "may have no segment dependency_proxy"),
@@ -205,7 +286,7 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("toml", "expected"), MISTAKES, ids=[toml[:40] for toml, _ in MISTAKES])
+@pytest.mark.parametrize(("toml", "expected"), MISTAKES + ACCOUNT_MISTAKES)
 def test_mistake(toml: str, expected: str) -> None:
     message = mistake(toml)
     assert message.startswith("depproxy.toml:")
@@ -226,10 +307,47 @@ def test_mistake(toml: str, expected: str) -> None:
         'index.url = "redis://:hunter2@/x"',
         'index.url = ["redis://:hunter2@h"]',
         'index = "redis://:hunter2@h"',
+        'users = "hunter2"',
+        'users.alice = "hunter2"',
+        'users.alice.tokens = "hunter2"',
+        'users.alice.tokens.laptop = "hunter2"',
+        'users.alice.tokens.laptop.secret = "hunter2"',
+        'groups.acme.deploy_tokens.ci = "hunter2"',
+        'groups.acme.access_tokens = "hunter2"',
     ],
 )
 def test_no_message_has_a_password(toml: str) -> None:
     assert "hunter2" not in mistake(toml)
+
+
+@given(
+    st.sampled_from(
+        (
+            ("users", "alice", "password"),
+            ("users", "alice", "tokens", "laptop", "hash"),
+            ("groups", "acme", "deploy_tokens", "ci", "hash"),
+            ("groups", "acme", "access_tokens", "ci", "hash"),
+        )
+    ),
+    st.sampled_from(("", "sha256:", "$scrypt$ln=15,r=8,p=1$", "$2b$12$", "dpp_")),
+    st.sampled_from(("7341990256", "hunter2 horse", 7341990256, 7341990256.5, [7341990256], {"a": "hunter2"})),
+)
+def test_what_stands_in_the_place_of_a_hash_is_never_shown(at: tuple[str, ...], start: str, secret: Any) -> None:
+    document: Any = start + secret if isinstance(secret, str) else secret
+    for key in reversed(at):
+        document = {key: document}
+    message = mistake(to_toml(document))
+    assert message.startswith(f"depproxy.toml: {'.'.join(at)}: must be ")
+    assert "hunter2" not in message
+    assert "7341990256" not in message
+
+
+def test_a_hint_names_a_few_of_many_users() -> None:
+    users = "".join(f"[users.somebody{number}]\n" for number in range(1000))
+    message = mistake('groups.acme.members = { x = "guest" }\n' + users)
+    assert "known here: somebody0, somebody1, " in message
+    assert len(message) < 500
+    assert mistake('groups.acme.members = { x = "guest" }').endswith("members.x: must be a user of [users]")
 
 
 def test_credentials_in_a_url_are_refused_with_the_way_to_write_them() -> None:

@@ -1,12 +1,23 @@
 """The configuration: TOML in, frozen settings out; the one place with defaults and limits."""
 
+from depproxy.config.accounts import (
+    AccessSettings,
+    DeployTokenSettings,
+    GroupSettings,
+    GroupTokenSettings,
+    TokenSettings,
+    UserSettings,
+)
 from depproxy.config.endpoints import Listener, parse_listener
 from depproxy.config.errors import ConfigError, mask
+from depproxy.config.gitlab import GitLabSettings
 from depproxy.config.load import load, upstream_option
+from depproxy.config.oidc import OidcRule, OidcSettings
+from depproxy.config.reload import taken_over
+from depproxy.config.roles import Role
 from depproxy.config.secret import read_secret
 from depproxy.config.settings import (
     CacheSettings,
-    GroupSettings,
     IndexSettings,
     MirrorSettings,
     ServerSettings,
@@ -17,21 +28,31 @@ from depproxy.config.settings import (
 from depproxy.config.units import format_duration, parse_duration
 
 __all__ = [
+    "AccessSettings",
     "CacheSettings",
     "ConfigError",
+    "DeployTokenSettings",
+    "GitLabSettings",
     "GroupSettings",
+    "GroupTokenSettings",
     "IndexSettings",
     "Listener",
     "MirrorSettings",
+    "OidcRule",
+    "OidcSettings",
+    "Role",
     "ServerSettings",
     "Settings",
     "StorageSettings",
+    "TokenSettings",
     "UpstreamSettings",
+    "UserSettings",
     "format_duration",
     "load",
     "mask",
     "parse_duration",
     "parse_listener",
     "read_secret",
+    "taken_over",
     "upstream_option",
 ]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from attrs import frozen
 
 from depproxy.config.errors import ConfigError, Wrong, dotted, refusal
-from depproxy.config.settings import readers
+from depproxy.config.keys import read_table, suggestion
+
+T = TypeVar("T")
 
 _LARGEST_FILE: Final = 1 << 20
 _TOML_POSITION: Final = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
@@ -43,22 +45,14 @@ class Source:
 
     def table(self, settings: type, parent: Mapping[str, Any], *at: str) -> dict[str, Any]:
         """The keys that the table ``at`` writes, read as the class ``settings`` says."""
-        table = self.subtable(parent, *at)
-        known = readers(settings)
-        self.refuse_unknown(table, tuple(known), at)
-        found = {}
-        for name, value in table.items():
-            try:
-                found[name] = known[name](value, self.base)
-            except Wrong as wrong:
-                raise self.refusal((*at, name), wrong, value) from None
-        return found
+        return self.read(at, partial(read_table, settings), self.subtable(parent, *at))
 
-
-def suggestion(name: str, known: Sequence[str]) -> str:
-    """What to write instead of ``name``: the nearest of ``known``, or all of them."""
-    near = difflib.get_close_matches(name.lower()[:100], known, n=1)
-    return f'; did you mean "{near[0]}"?' if near else f"; known here: {', '.join(known)}"
+    def read(self, at: tuple[str, ...], reader: Callable[[Any, Path], T], value: object) -> T:
+        """What ``reader`` makes of the value of the key ``at``."""
+        try:
+            return reader(value, self.base)
+        except Wrong as wrong:
+            raise self.refusal(at, wrong) from None
 
 
 def read(path: Path) -> bytes:

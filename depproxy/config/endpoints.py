@@ -12,12 +12,19 @@ from attrs import frozen
 from depproxy.config.errors import Wrong
 from depproxy.config.values import read_regular
 
-# What each kind understands besides its first argument (twisted.internet.endpoints.serverFromString).
+_FILES: Final = ("privateKey", "certKey", "extraCertChain")
+# What each kind understands besides its first argument (twisted.internet.endpoints.serverFromString). Twisted has no
+# TLS on sockets of systemd; we have.
 _OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "tcp": ("interface", "backlog"),
-    "ssl": ("privateKey", "certKey", "extraCertChain", "dhParameters", "sslmethod", "interface", "backlog"),
+    "ssl": (*_FILES, "interface", "backlog"),
     "unix": ("mode", "backlog", "lockfile"),
-    "systemd": ("domain", "name", "index"),
+    "systemd": ("domain", "name", "index", *_FILES),
+}
+# What Twisted's ssl understands, and we have no use for.
+_USELESS: Final[Mapping[str, str]] = {
+    "sslmethod": "TLS 1.2 and 1.3 are what is offered",
+    "dhParameters": "keys are exchanged by elliptic curves, which need no parameters",
 }
 _EXAMPLES: Final[Mapping[str, str]] = {
     "tcp": "tcp:5000:interface=127.0.0.1",
@@ -25,7 +32,6 @@ _EXAMPLES: Final[Mapping[str, str]] = {
     "unix": "unix:/run/depproxy/http.sock:mode=660",
     "systemd": "systemd:domain=INET:name=web",
 }
-_FILES: Final = ("privateKey", "certKey", "extraCertChain", "dhParameters")
 _WILDCARDS: Final = ("", "0.0.0.0", "::")
 
 
@@ -38,6 +44,30 @@ class Listener:
     interface: str | None = None
 
 
+@frozen
+class TLSFiles:
+    """
+    What makes TLS of a socket, in PEM form. ``certificate`` may hold its chain, too, or be the same as ``private_key``.
+    """
+
+    private_key: Path
+    certificate: Path
+    chain: Path | None = None
+
+
+def split_tls(text: str) -> tuple[str, TLSFiles | None]:
+    """The endpoint string of the socket alone, and what makes TLS of it; of a string that ``parse_listener`` takes."""
+    arguments, options = _split(text)
+    key = options.pop("privateKey", None)
+    if key is None:
+        return text, None
+    chain = options.pop("extraCertChain", None)
+    files = TLSFiles(Path(key), Path(options.pop("certKey", key)), None if chain is None else Path(chain))
+    kind = "tcp" if arguments[0] == "ssl" else arguments[0]
+    parts = [kind, *map(_quote, arguments[1:]), *(f"{name}={_quote(value)}" for name, value in options.items())]
+    return ":".join(parts), files
+
+
 def parse_listener(text: str) -> Listener:
     """The listener that an endpoint string describes. Raises Wrong (a ValueError)."""
     arguments, options = _split(text)
@@ -46,6 +76,8 @@ def parse_listener(text: str) -> Listener:
         known = ", ".join(_OPTIONS)
         raise Wrong(f"must be a Twisted endpoint string of kind {known}, such as {_EXAMPLES['tcp']}")
     unknown = sorted(set(options) - set(_OPTIONS[kind]))
+    if unknown and kind == "ssl" and unknown[0] in _USELESS:
+        raise Wrong(f"must have no {unknown[0]}: {_USELESS[unknown[0]]}")
     if unknown:
         raise Wrong(f"{unknown[0]} is no option of {kind}; known are {', '.join(_OPTIONS[kind])}")
     expected = 1 if kind == "systemd" else 2
@@ -72,13 +104,19 @@ def _ssl(port: str, options: Mapping[str, str]) -> Listener:
     listener = _tcp(port, options)
     if "privateKey" not in options:
         raise Wrong(f"must name its key and certificate: {_EXAMPLES['ssl']}")
+    _check_files(options)
+    return Listener("ssl", listener.port, listener.interface)
+
+
+def _check_files(options: Mapping[str, str]) -> None:
     for option in _FILES:
         if option in options:
+            if "privateKey" not in options:
+                raise Wrong(f"must have privateKey, too, where it has {option}")
             try:
                 read_regular(Path(options[option]), 0)
             except Wrong as wrong:
                 raise Wrong(f"{option} {wrong}") from None
-    return Listener("ssl", listener.port, listener.interface)
 
 
 def _unix(address: str, options: Mapping[str, str]) -> Listener:
@@ -100,6 +138,7 @@ def _systemd(_nothing: str, options: Mapping[str, str]) -> Listener:
         raise Wrong(f"must have either name (the FileDescriptorName= of the socket) or index: {_EXAMPLES['systemd']}")
     if not _is_number(options.get("index", "0"), 4):
         raise Wrong("must have a whole number as index")
+    _check_files(options)
     return Listener("systemd")
 
 
@@ -108,6 +147,10 @@ _CHECKS: Final = {"tcp": _tcp, "ssl": _ssl, "unix": _unix, "systemd": _systemd}
 
 def _is_number(text: str, digits: int) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= digits
+
+
+def _quote(text: str) -> str:
+    return text.replace("\\", "\\\\").replace(":", "\\:")
 
 
 def _split(text: str) -> tuple[list[str], dict[str, str]]:

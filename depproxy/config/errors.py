@@ -14,9 +14,13 @@ _LARGEST_SHOWN: Final = 10**20
 
 
 class Absent(Enum):
-    """Stands for "no value to show"; None would not do, because callers may want to show it one day."""
+    """Stands for "no value to show"; None would not do, because callers may want to show it one day.
+
+    HIDDEN says more: whoever knows the value shall not show it either.
+    """
 
     ABSENT = 0
+    HIDDEN = 1
 
 
 ABSENT: Final = Absent.ABSENT
@@ -44,7 +48,7 @@ class Wrong(ValueError):
 def refusal(where: str, key: str, wrong: Wrong, value: object = ABSENT) -> ConfigError:
     """The error for ``key`` in ``where``; ``value`` is shown unless ``wrong`` carries a nearer one."""
     shown = value if wrong.value is ABSENT else wrong.value
-    assignment = "" if shown is ABSENT else f" = {show(shown)}"
+    assignment = "" if isinstance(shown, Absent) else f" = {show(shown)}"
     return ConfigError(f"{where}: {key}{wrong.at}{assignment}: {wrong}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -13,12 +13,21 @@ from typing import Any, Final
 from attrs import evolve
 
 from depproxy.config import names, values
-from depproxy.config.document import Source, parse, read, suggestion
+from depproxy.config.accounts import (
+    AccessSettings,
+    DeployTokenSettings,
+    GroupSettings,
+    TokenSettings,
+    UserSettings,
+    user_name,
+)
+from depproxy.config.certificates import refuse_shared_certificates
+from depproxy.config.document import Source, parse, read
 from depproxy.config.endpoints import parse_listener
 from depproxy.config.errors import Wrong, dotted, refusal
+from depproxy.config.keys import readers, suggestion, tables
 from depproxy.config.settings import (
     CacheSettings,
-    GroupSettings,
     IndexSettings,
     MirrorSettings,
     ServerSettings,
@@ -28,7 +37,7 @@ from depproxy.config.settings import (
 )
 
 _COMMAND_LINE: Final = "command line"
-_TABLES: Final = ("server", "storage", "index", "cache", "upstreams", "mirror", "groups")
+_TABLES: Final = ("server", "storage", "index", "cache", "upstreams", "mirror", "groups", "access", "users")
 # Hub's tokens come from another host than its manifests; without it Hub's password would be of no use.
 _HUB_TOKEN_HOSTS: Final = ("auth.docker.io",)
 
@@ -40,16 +49,19 @@ def load(
     data: Path | None = None,
     upstreams: Mapping[str, str] = MappingProxyType({}),
     environ: Mapping[str, str],
+    stands_for: Path | None = None,
 ) -> Settings:
     """The settings of the file at ``path`` (None: no file) with the command line's overrides on top.
 
     ``listen`` replaces server.listen, ``data`` storage.path; ``upstreams`` (name: URL) replaces the URLs of
     upstreams that are configured, and adds the others. Where nothing else says where the data goes,
-    STATE_DIRECTORY, XDG_STATE_HOME and HOME in ``environ`` do. Raises ConfigError.
+    STATE_DIRECTORY, XDG_STATE_HOME and HOME in ``environ`` do. A file that ``stands_for`` another is read as if it were
+    that one: messages name it, and relative paths start beside it. Raises ConfigError.
     """
     source, document = Source("no file", Path("/")), {}
     if path is not None:
-        source = Source(os.fspath(path), Path(os.path.abspath(path)).parent)
+        meant = stands_for or path
+        source = Source(os.fspath(meant), Path(os.path.abspath(meant)).parent)
         document = parse(source.name, read(path))
     source.refuse_unknown(document, _TABLES)
     configured = _upstreams(source, document, upstreams)
@@ -57,7 +69,7 @@ def load(
     if mirror.upstream not in configured:
         expected = "must be a configured upstream" + suggestion(mirror.upstream, tuple(configured))
         raise source.refusal(("mirror", "upstream"), Wrong(expected), mirror.upstream)
-    return Settings(
+    settings = Settings(
         server=_server(source, document, listen),
         storage=_storage(source, document, data, environ),
         index=IndexSettings(**source.table(IndexSettings, document, "index")),
@@ -65,7 +77,11 @@ def load(
         upstreams=MappingProxyType(configured),
         mirror=mirror,
         groups=MappingProxyType(_groups(source, document, mirror)),
+        access=AccessSettings(**source.table(AccessSettings, document, "access")),
+        users=_users(source, document),
     )
+    _refuse_strangers(source, settings)
+    return settings
 
 
 def upstream_option(text: str) -> tuple[str, str]:
@@ -192,20 +208,51 @@ def _refuse_collisions(source: Source, upstreams: Mapping[str, UpstreamSettings]
 
 
 def _groups(source: Source, document: Mapping[str, Any], mirror: MirrorSettings) -> dict[str, GroupSettings]:
-    tables = source.subtable(document, "groups")
-    found: dict[str, GroupSettings] = {}
-    for name in tables:
-        at = ("groups", name)
-        try:
-            path = names.group_path(name)
-            if path in found:
-                raise Wrong("is there twice; upper and lower case are the same")
-            table = source.subtable(tables, *at)
-            nested = next((key for key, value in table.items() if isinstance(value, dict)), None)
-            if nested is not None:
-                raise Wrong(f"has no tables; a nested group is written [{dotted('groups', f'{name}/{nested}')}]")
-        except Wrong as wrong:
-            raise source.refusal(at, wrong) from None
-        found[path] = GroupSettings(path, **source.table(GroupSettings, tables, *at))
+    parent = source.subtable(document, "groups")
+    for name, table in parent.items():
+        for key, value in table.items() if isinstance(table, dict) else ():
+            if isinstance(value, dict) and key not in readers(GroupSettings):
+                wrong = Wrong(f"has no such table; a nested group is written [{dotted('groups', f'{name}/{key}')}]")
+                raise source.refusal(("groups", name, key), wrong)
+    found = dict(source.read(("groups",), tables(GroupSettings, names.group_path), parent))
     found.setdefault(mirror.group, GroupSettings(mirror.group))
     return found
+
+
+def _users(source: Source, document: Mapping[str, Any]) -> Mapping[str, UserSettings]:
+    return source.read(("users",), tables(UserSettings, user_name), document.get("users", {}))
+
+
+def _refuse_strangers(source: Source, settings: Settings) -> None:
+    """Raise for a member who is no user, unless users are kept elsewhere, too; and for a name or token given twice."""
+    for group in settings.groups.values():
+        for name in () if settings.access.htpasswd else group.members:
+            if name not in settings.users:
+                wrong = Wrong("must be a user of [users]" + suggestion(name, tuple(settings.users)))
+                raise source.refusal(("groups", group.path, "members", name), wrong)
+    refuse_shared_certificates(source, settings.users)
+    _refuse_twins(source, settings)
+
+
+def _refuse_twins(source: Source, settings: Settings) -> None:
+    hashes: dict[str, tuple[str, ...]] = {}
+    logins: dict[str, tuple[str, ...]] = {name: ("users", name) for name in settings.users}
+    for at, token in _tokens(settings):
+        first = hashes.setdefault(token.hash, at)
+        if first != at:
+            raise source.refusal((*at, "hash"), Wrong(f"must be its own, but is that of {dotted(*first)}"))
+        if isinstance(token, DeployTokenSettings):
+            first = logins.setdefault(token.username, at)
+            if first != at:
+                wrong = Wrong(f"must be its own, but is taken by {dotted(*first)}")
+                raise source.refusal((*at, "username"), wrong, token.username)
+
+
+def _tokens(settings: Settings) -> Iterator[tuple[tuple[str, ...], TokenSettings]]:
+    for user in settings.users.values():
+        for token in user.tokens.values():
+            yield ("users", user.name, "tokens", token.name), token
+    for group in settings.groups.values():
+        for kind, found in (("deploy_tokens", group.deploy_tokens), ("access_tokens", group.access_tokens)):
+            for token in found.values():
+                yield ("groups", group.path, kind, token.name), token

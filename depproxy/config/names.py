@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from depproxy.config.errors import Wrong
@@ -56,6 +56,14 @@ def _is_host(host: str) -> bool:
     except ValueError:
         return False
     return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in labels)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, without its port, is this machine."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def upstream_url(value: str) -> str:

@@ -1,6 +1,7 @@
 """Every setting with its default and its limits. Durations are seconds, infinity is "forever".
 
-A field that has a reader is a key of the file's table of the same name; the others are filled in by `load`.
+A field that has a reader is a key of the file's table of the same name; the others are filled in by `load`. What is
+`fixed` was bound, opened or connected at the start: a reload leaves it as it is.
 """
 
 # ruff: noqa: RUF009 - key() makes an attrs field, which is what a class body may call.
@@ -11,40 +12,25 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal
 
-from attrs import field, fields, frozen
+from attrs import field, frozen
 
 from depproxy.config import names, values
+from depproxy.config.accounts import AccessSettings, GroupSettings, UserSettings
 from depproxy.config.endpoints import parse_listener
 from depproxy.config.errors import mask
+from depproxy.config.keys import by, key
 from depproxy.config.units import parse_duration
-from depproxy.config.values import Network, Reader, each, text
-
-T = TypeVar("T")
+from depproxy.config.values import Network, each, text
 
 OnMissing = Literal["follow", "keep"]
 
-_READER: Final = "depproxy.config.reader"
+LOOPBACK: Final = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 
 
-def by(reader: Reader[Any]) -> Mapping[str, Reader[Any]]:
-    """The metadata of a field that ``reader`` reads from the file."""
-    return {_READER: reader}
-
-
-def key(default: T, reader: Reader[T]) -> T:
-    """A field with a default that the key of its name overrides."""
-    return field(default=default, metadata=by(reader))
-
-
-def readers(settings: type) -> dict[str, Reader[Any]]:
-    """The keys of a table, each with its reader, in the order of the class."""
-    return {found.name: found.metadata[_READER] for found in fields(settings) if _READER in found.metadata}
-
-
-def _seconds(default: str, low: str, high: str) -> float:
-    return key(parse_duration(default), values.duration(low, high))
+def _seconds(default: str, low: str, high: str, *, fixed: bool = False) -> float:
+    return key(parse_duration(default), values.duration(low, high), fixed=fixed)
 
 
 def _listen_string(value: str) -> str:
@@ -56,25 +42,30 @@ def _listen_string(value: str) -> str:
 class ServerSettings:
     """``[server]``: where depproxy listens, and the limits of a connection to a client."""
 
-    listen: tuple[str, ...] = key(("tcp:5000:interface=127.0.0.1",), each(text(_listen_string), least=1, most=32))
+    listen: tuple[str, ...] = key(
+        ("tcp:5000:interface=127.0.0.1",), each(text(_listen_string), least=1, most=32), fixed=True
+    )
     public_url: str = key("http://127.0.0.1:5000", text(names.public_url))
     drain_timeout: float = _seconds("30s", "0s", "1h")
     stall_timeout: float = _seconds("60s", "1s", "1h")
     max_connections: int = key(10_000, values.whole(1, 1_000_000))
+    metrics: tuple[Network, ...] = key(LOOPBACK, each(text(values.network)))
+    trusted_proxies: tuple[Network, ...] = key((), each(text(values.network)))
+    client_ca: Path | None = key(None, values.certificates)
 
 
 @frozen
 class StorageSettings:
     """``[storage]``: the directory that holds everything depproxy keeps."""
 
-    path: Path = field(metadata=by(values.directory))
+    path: Path = field(metadata=by(values.directory, fixed=True))
 
 
 @frozen
 class IndexSettings:
     """``[index]``: ``embedded``, or the URL of a Redis, which may hold a password: masked in the repr."""
 
-    url: str = field(default="embedded", repr=mask, metadata=by(text(names.index_url)))
+    url: str = field(default="embedded", repr=mask, metadata=by(text(names.index_url), fixed=True))
 
 
 @frozen
@@ -92,20 +83,20 @@ class UpstreamSettings:
     """``[upstreams."NAME"]``: a registry to fetch from. ``url`` has no trailing slash."""
 
     name: str
-    url: str = field(metadata=by(text(names.upstream_url)))
-    username: str | None = key(None, text(values.username))
-    password_file: Path | None = key(None, values.readable_file)
-    ca_file: Path | None = key(None, values.certificates)
-    proxy: str | None = key(None, text(names.proxy_url))
-    max_connections: int = key(64, values.whole(1, 10_000))
+    url: str = field(metadata=by(text(names.upstream_url), fixed=True))
+    username: str | None = key(None, text(values.username), fixed=True)
+    password_file: Path | None = key(None, values.readable_file, fixed=True)
+    ca_file: Path | None = key(None, values.certificates, fixed=True)
+    proxy: str | None = key(None, text(names.proxy_url), fixed=True)
+    max_connections: int = key(64, values.whole(1, 10_000), fixed=True)
     on_404: OnMissing = key("follow", values.choice("follow", "keep"))
     freshness: tuple[tuple[str, float], ...] = key((), values.freshness)
     prefixes: tuple[str, ...] = key((), each(text(names.prefix)))
-    token_hosts: tuple[str, ...] = key((), each(text(names.host_name)))
-    connect_timeout: float = _seconds("10s", "100ms", "5m")
-    first_byte_timeout: float = _seconds("30s", "100ms", "10m")
-    silence_timeout: float = _seconds("60s", "100ms", "1h")
-    retries: int = key(3, values.whole(0, 10))
+    token_hosts: tuple[str, ...] = key((), each(text(names.host_name)), fixed=True)
+    connect_timeout: float = _seconds("10s", "100ms", "5m", fixed=True)
+    first_byte_timeout: float = _seconds("30s", "100ms", "10m", fixed=True)
+    silence_timeout: float = _seconds("60s", "100ms", "1h", fixed=True)
+    retries: int = key(3, values.whole(0, 10), fixed=True)
 
     @property
     def host(self) -> str:
@@ -123,18 +114,8 @@ class MirrorSettings:
 
     group: str = key("local", text(names.group_path))
     upstream: str = key(names.HUB, text(names.upstream_name))
-    anonymous: tuple[Network, ...] = key(
-        (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")), each(text(values.network))
-    )
+    anonymous: tuple[Network, ...] = key(LOOPBACK, each(text(values.network)))
     unix_sockets: bool = key(False, values.boolean)
-
-
-@frozen
-class GroupSettings:
-    """``[groups."PATH"]``: a group. ``path`` is in lower case, nested by slashes."""
-
-    path: str
-    enabled: bool = key(True, values.boolean)
 
 
 @frozen
@@ -148,3 +129,5 @@ class Settings:
     upstreams: Mapping[str, UpstreamSettings]
     mirror: MirrorSettings
     groups: Mapping[str, GroupSettings]
+    access: AccessSettings
+    users: Mapping[str, UserSettings]
