@@ -7,22 +7,41 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from depproxy.index.interface import Home, ICacheIndex, IndexUnavailable, Link, TagRecord
+from depproxy.access.throttle import LocalBuckets
+from depproxy.index.interface import (
+    Home,
+    IBuckets,
+    ICacheIndex,
+    IGroupSettings,
+    IndexUnavailable,
+    Link,
+    SettingsTable,
+    TagRecord,
+)
 from depproxy.oci.digest import Digest
 from depproxy.oci.manifest import OCI_MANIFEST
 from depproxy.oci.reference import Name, Reference, Tag
 from depproxy.upstream.errors import Invalid, NotFound, UpstreamError
-from depproxy.upstream.interface import Document, IBlobStream, IBodySink, IUpstream, Manifest, ManifestHead
+from depproxy.upstream.interface import (
+    Document,
+    IBlobStream,
+    IBodySink,
+    IUpstream,
+    IUpstreams,
+    Manifest,
+    ManifestHead,
+)
 
 T = TypeVar("T")
 
 
-@implementer(ICacheIndex)
+@implementer(ICacheIndex, IBuckets, IGroupSettings)
 class MemoryIndex:
     """`ICacheIndex` in memory. With `available` set to False every async method raises `IndexUnavailable`.
 
     `now` gives Unix time. `used` is what the real one has in its sorted set: the last use of each known blob in
-    whole seconds, as of the last flush. While `held` is True, questions wait for `release`.
+    whole seconds, as of the last flush. While `held` is True, questions wait for `release`. `asked` lists what was
+    asked of the buckets, with their keys.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -35,6 +54,10 @@ class MemoryIndex:
         self._links: dict[tuple[Home, Digest], Link] = {}
         self._sizes: dict[Digest, int] = {}
         self._touched: dict[Digest, int] = {}
+        self._buckets = LocalBuckets(now)
+        self.asked: list[tuple[str, str]] = []
+        self.settings: dict[str, dict[str, bytes]] = {}
+        self._settings_version = 0
 
     async def get_tag(self, home: Home, tag: Tag) -> TagRecord | None:
         await self._ask()
@@ -80,6 +103,30 @@ class MemoryIndex:
     async def totals(self) -> tuple[int, int]:
         await self._ask()
         return len(self._sizes), sum(self._sizes.values())
+
+    async def take(self, key: str, capacity: float, per_second: float, cost: float = 1.0, debt: float = 0.0) -> float:
+        self.asked.append(("take", key))
+        await self._ask()
+        wait: float = await self._buckets.take(key, capacity, per_second, cost, debt)
+        return wait
+
+    async def peek(self, key: str, capacity: float, per_second: float, cost: float = 1.0) -> float:
+        self.asked.append(("peek", key))
+        await self._ask()
+        wait: float = await self._buckets.peek(key, capacity, per_second, cost)
+        return wait
+
+    async def read_settings(self, seen: str | None) -> SettingsTable | None:
+        await self._ask()
+        version = str(self._settings_version)
+        groups = {group: dict(values) for group, values in self.settings.items() if values}
+        return None if seen == version else SettingsTable(version, groups)
+
+    async def write_settings(self, group: str, values: Mapping[str, bytes | None]) -> None:
+        await self._ask()
+        self._settings_version += 1
+        kept: dict[str, bytes | None] = {**self.settings.get(group, {}), **values}
+        self.settings[group] = {key: value for key, value in kept.items() if value is not None}
 
     def release(self) -> None:
         """Answer all questions that wait."""
@@ -345,3 +392,15 @@ class MemoryUpstream:
         if not self.sizes:
             return None
         return len(data) if self.claimed_size is None else self.claimed_size
+
+
+@implementer(IUpstreams)
+class MemoryUpstreams:
+    """`IUpstreams` in memory: one for each name, but for the groups in `own`, by upstream and group."""
+
+    def __init__(self, *upstreams: MemoryUpstream) -> None:
+        self.own: dict[tuple[str, str], IUpstream] = {}
+        self._upstreams = {upstream.name: upstream for upstream in upstreams}
+
+    def of(self, upstream: str, group: str) -> IUpstream:
+        return self.own.get((upstream, group), self._upstreams[upstream])

@@ -51,6 +51,14 @@ class Link:
     size: int
 
 
+@frozen
+class SettingsTable:
+    """All that owners have set, by group and key, as it was at `version`."""
+
+    version: str
+    groups: Mapping[str, Mapping[str, bytes]]
+
+
 class ICacheIndex(Interface):
     """What is known about the bytes.
 
@@ -89,3 +97,33 @@ class ICacheIndex(Interface):
 
     async def totals() -> tuple[int, int]:
         """The number of blobs, and the sum of their sizes in bytes. O(1)."""
+
+
+class IBuckets(Interface):
+    """Token buckets: each holds up to `capacity`, is full at first, and gains `per_second` as time goes by.
+
+    All processes on one Redis share them. Raises `IndexUnavailable` as `ICacheIndex` does. `key` has no space in it; a
+    bucket is as those numbers say which it is asked with.
+    """
+
+    async def take(key: str, capacity: float, per_second: float, cost: float = 1.0, debt: float = 0.0) -> float:
+        """Take `cost` out: 0.0 where that was done, else the seconds until it can be, and nothing was taken.
+
+        With a `debt` the bucket may be left with less than nothing, by so much.
+        """
+
+    async def peek(key: str, capacity: float, per_second: float, cost: float = 1.0) -> float:
+        """The same without taking."""
+
+
+class IGroupSettings(Interface):
+    """What owners have set for their groups. Raises `IndexUnavailable` as `ICacheIndex` does."""
+
+    async def read_settings(seen: str | None) -> SettingsTable | None:
+        """All of it; None where that is still what it was at the version `seen`."""
+
+    async def write_settings(group: str, values: Mapping[str, bytes | None]) -> None:
+        """Set these keys of a group's, None: not set any more. All of them or, where it raised, perhaps none.
+
+        Neither group nor key has a space in it, and no value is empty.
+        """

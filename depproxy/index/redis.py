@@ -14,13 +14,18 @@ from zope.interface import implementer
 
 from depproxy.index import codec
 from depproxy.index.address import Credentials
+from depproxy.index.buckets import Buckets
 from depproxy.index.connection import Connection
+from depproxy.index.groupsettings import GroupSettingsTable
 from depproxy.index.interface import (
     Home,
+    IBuckets,
     ICacheIndex,
+    IGroupSettings,
     IncompatibleSchema,
     IndexUnavailable,
     Link,
+    SettingsTable,
     TagRecord,
 )
 from depproxy.index.lastuse import LastUse
@@ -62,7 +67,7 @@ end
 """)
 
 
-@implementer(ICacheIndex)
+@implementer(ICacheIndex, IBuckets, IGroupSettings)
 class RedisIndex:
     """`ICacheIndex` on one Redis.
 
@@ -92,6 +97,8 @@ class RedisIndex:
         self._database = database
         self._server = server
         self._redis = Connection(clock, endpoint, name, self._prepare, limit)
+        self._buckets = Buckets(self._redis, name, now)
+        self._group_settings = GroupSettingsTable(self._redis, name)
         self._uses = LastUse(MAX_USES)
         self._flushing = DeferredLock()
         self._flush_failed = False
@@ -164,6 +171,18 @@ class RedisIndex:
                 return count, int(total)
             case reply:
                 raise IndexUnavailable(f"cache index at {self._name}: unexpected totals {reply!r}")
+
+    async def take(self, key: str, capacity: float, per_second: float, cost: float = 1.0, debt: float = 0.0) -> float:
+        return await self._buckets.take(key, capacity, per_second, cost, debt)
+
+    async def peek(self, key: str, capacity: float, per_second: float, cost: float = 1.0) -> float:
+        return await self._buckets.peek(key, capacity, per_second, cost)
+
+    async def read_settings(self, seen: str | None) -> SettingsTable | None:
+        return await self._group_settings.read(seen)
+
+    async def write_settings(self, group: str, values: Mapping[str, bytes | None]) -> None:
+        await self._group_settings.write(group, values)
 
     def touch(self, digest: Digest) -> None:
         self._uses.touch(digest, int(self._now()))
