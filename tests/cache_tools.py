@@ -25,7 +25,7 @@ from depproxy.metrics import Metrics
 from depproxy.oci.digest import Digest
 from depproxy.oci.reference import Name
 from depproxy.storage.files import FileStore
-from tests.fakes import MemoryIndex, MemoryUpstream, Threads
+from tests.fakes import MemoryIndex, MemoryUpstream, MemoryUpstreams, Threads
 
 T = TypeVar("T")
 
@@ -175,12 +175,12 @@ class Cache:
 
     def start(self) -> None:
         """Make the objects of a process; called again, those of the next one, which remembers nothing."""
-        upstreams = {"docker.io": self.upstream}
+        self.upstreams = MemoryUpstreams(self.upstream)
         self.metrics = Metrics()
         self.background = Background(self.metrics)
         self.entries = Entries(self.index, self.metrics)
         self.links = Links(self.index, self.background, self.metrics)
-        self.questions = Questions(upstreams, self.settings.negative_ttl, self.clock)
+        self.questions = Questions(self.upstreams, self.settings.negative_ttl, self.clock)
         self.manifests = Manifests(
             self.place.store,
             self.index,
@@ -195,7 +195,14 @@ class Cache:
             self.now,
         )
         self.blobs = Blobs(
-            self.place.store, self.index, self.entries, self.links, upstreams, self.clock, Random(0), self.metrics
+            self.place.store,
+            self.index,
+            self.entries,
+            self.links,
+            self.upstreams,
+            self.clock,
+            Random(0),
+            self.metrics,
         )
 
     def close(self) -> None:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from depproxy.oci.manifest import DOCKER_LIST, MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST
 from depproxy.upstream.answers import ContentRange, content_range, manifest_type
-from depproxy.upstream.credentials import Credential, realm_trouble, registrable_parent
+from depproxy.upstream.credentials import realm_trouble, registrable_parent
 from depproxy.upstream.http import complaint
+from depproxy.upstream.interface import Credential
 from depproxy.upstream.redirects import Url
 
 LABEL = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=8)

@@ -4,7 +4,6 @@ Bytes are shared by digest, permission never is: a group's repository gets a blo
 a manifest that was served there or because upstream, asked in that repository's name, has it.
 """
 
-from collections.abc import Mapping
 from random import Random
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -24,7 +23,7 @@ from depproxy.metrics import Metrics
 from depproxy.oci.digest import Digest
 from depproxy.storage.interface import IBlobStore
 from depproxy.upstream.errors import Refused, Unavailable, UpstreamError
-from depproxy.upstream.interface import IUpstream
+from depproxy.upstream.interface import IUpstream, IUpstreams
 
 # What a registry that knows no HEAD for blobs may answer, beside a refusal: it is not in trouble.
 NO_HEADS = frozenset({500, 501})
@@ -41,7 +40,7 @@ class Blobs:
         index: ICacheIndex,
         entries: Entries,
         links: Links,
-        upstreams: Mapping[str, IUpstream],
+        upstreams: IUpstreams,
         clock: IReactorTime,
         random: Random,
         metrics: Metrics,
@@ -57,8 +56,9 @@ class Blobs:
         self._fills: dict[Digest, Fill] = {}
         self._stopped = False
         self._tasks: dict[Fill, Deferred[None]] = {}
-        self._proofs: Shared[tuple[Home, Digest], Link | None] = Shared()
-        self._proofs_by_get: Shared[tuple[Home, Digest], Link] = Shared()
+        # The upstream stands for the credential in use: another one has to prove it anew.
+        self._proofs: Shared[tuple[IUpstream, Home, Digest], Link | None] = Shared()
+        self._proofs_by_get: Shared[tuple[IUpstream, Home, Digest], Link] = Shared()
 
     async def open(self, home: Home, digest: Digest) -> BlobSource:
         """
@@ -123,14 +123,18 @@ class Blobs:
         await ended(self._tasks.values())
 
     def _starts_alike(self, fill: Fill, home: Home) -> bool:
-        return fill.upstream is self._upstreams[home.upstream] and fill.repository == home.repository
+        return fill.upstream == self._upstream(home) and fill.repository == home.repository
+
+    def _upstream(self, home: Home) -> IUpstream:
+        upstream: IUpstream = self._upstreams.of(home.upstream, home.group)
+        return upstream
 
     async def _prove(self, home: Home, digest: Digest, deadline: Deadline) -> Link | None:
         """
         Have upstream confirm by a HEAD that this repository holds the blob, and link it. None where HEAD is not known
         there (ECR): a GET can tell. Raises UpstreamError.
         """
-        upstream = self._upstreams[home.upstream]
+        upstream = self._upstream(home)
 
         async def ask() -> Link | None:
             try:
@@ -140,11 +144,11 @@ class Blobs:
                     raise
                 return None
 
-        return await self._proofs.ask((home, digest), ask, deadline, home.upstream, str(digest))
+        return await self._proofs.ask((upstream, home, digest), ask, deadline, home.upstream, str(digest))
 
     async def _prove_by_get(self, home: Home, digest: Digest, deadline: Deadline) -> Link:
         """The same by the headers of a GET, whose body is not read."""
-        upstream = self._upstreams[home.upstream]
+        upstream = self._upstream(home)
 
         async def ask() -> Link:
             stream = await upstream.open_blob(home.repository, digest)
@@ -152,7 +156,7 @@ class Blobs:
             stream.stop()
             return self._proved(home, digest, size)
 
-        return await self._proofs_by_get.ask((home, digest), ask, deadline, home.upstream, str(digest))
+        return await self._proofs_by_get.ask((upstream, home, digest), ask, deadline, home.upstream, str(digest))
 
     def _proved(self, home: Home, digest: Digest, size: int | None) -> Link:
         link = Link("", -1 if size is None else size)
@@ -165,7 +169,7 @@ class Blobs:
             # Somebody whose fill was just stopped would start his own.
             raise Unavailable(home.upstream, "depproxy is stopping")
         size = link.size if link is not None and link.size >= 0 else None
-        upstream = self._upstreams[home.upstream]
+        upstream = self._upstream(home)
         fill = Fill(digest, upstream, home.repository, size, self._store, self._clock, self._random, self._metrics)
         self._fills[digest] = fill
         task = Deferred.fromCoroutine(self._run(fill, proven=link is not None))

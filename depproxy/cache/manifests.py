@@ -41,7 +41,7 @@ TELL_INTERVAL = 60.0
 
 
 class Manifests:
-    """Every way to a manifest."""
+    """Every way to a manifest. `settings` and `upstreams` may be replaced at any time."""
 
     _log = Logger()
 
@@ -66,8 +66,8 @@ class Manifests:
         self._links = links
         self._questions = questions
         self._background = background
-        self._settings = settings
-        self._upstreams = upstreams
+        self.settings = settings
+        self.upstreams = upstreams
         self._metrics = metrics
         self._now = now
         self._bodies: LRUCache[Digest, bytes] = LRUCache(BODIES_SIZE, getsizeof=len)
@@ -147,7 +147,7 @@ class Manifests:
         if absence is not None:
             return await self._gone(home, tag, record, body, absence)
         if record is not None:
-            if self._now() - record.checked < self._upstreams[home.upstream].freshness_of(tag):
+            if self._now() - record.checked < self.upstreams[home.upstream].freshness_of(tag):
                 # Where its bytes are lost, and gone upstream, the tag points elsewhere by now.
                 with suppress(NotFound):
                     return await self._as_recorded(home, tag, record, body, deadline)
@@ -156,7 +156,7 @@ class Manifests:
                 if stale is not None:
                     return stale
             if self._may_be_stale(record) and self._here(record.digest):
-                deadline = deadline.within(self._settings.revalidate_timeout)
+                deadline = deadline.within(self.settings.revalidate_timeout)
         try:
             head = await self._questions.head(home, tag, deadline)
             return await self._as_described(home, tag, record, head, body, deadline)
@@ -237,7 +237,7 @@ class Manifests:
     ) -> ServedManifest:
         if record is None:
             raise error
-        if self._upstreams[home.upstream].on_404 == "keep":
+        if self.upstreams[home.upstream].on_404 == "keep":
             stale = await self._stale(home, tag, record, body, error)
             if stale is not None:
                 return stale
@@ -246,7 +246,7 @@ class Manifests:
         raise error
 
     def _may_be_stale(self, record: TagRecord) -> bool:
-        return self._now() - record.checked <= self._settings.serve_stale
+        return self._now() - record.checked <= self.settings.serve_stale
 
     async def _stale(
         self, home: Home, tag: Tag, record: TagRecord | None, body: bool, why: UpstreamError | str

@@ -1,8 +1,8 @@
 """What is asked upstream about manifests: each question once, however many ask it at the same moment."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from cachetools import TTLCache
+from cachetools import TLRUCache, TTLCache
 from twisted.internet.interfaces import IReactorTime
 
 from depproxy.cache.deadline import Deadline, Late
@@ -11,9 +11,10 @@ from depproxy.coalesce import Coalescer
 from depproxy.index.interface import Home
 from depproxy.oci.reference import Name, Reference
 from depproxy.upstream.errors import NotFound, Throttled, Unavailable, UpstreamError
-from depproxy.upstream.interface import IUpstream, Manifest, ManifestHead
+from depproxy.upstream.interface import IUpstream, IUpstreams, Manifest, ManifestHead
 
-Question = tuple[str, Name, Reference]
+# The upstream stands for the credential in use, too: see `IUpstreams.of`.
+Question = tuple[IUpstream, Name, Reference]
 
 REMEMBERED_ABSENCES = 20_000
 REMEMBERED_TROUBLE = 20_000
@@ -23,16 +24,24 @@ LONGEST_HOLD_OFF = 60.0
 
 
 class Questions:
-    """Coalesced, bounded in time, and with a short memory for 404s and for trouble."""
+    """
+    Coalesced, bounded in time, and with a short memory for 404s and for trouble.
 
-    def __init__(self, upstreams: Mapping[str, IUpstream], negative_ttl: float, clock: IReactorTime) -> None:
+    All of that among those whose credential in use is the same one: what one may see says nothing about another.
+    """
+
+    def __init__(self, upstreams: IUpstreams, negative_ttl: float, clock: IReactorTime) -> None:
         self._upstreams = upstreams
         self._clock = clock
         self._heads: Shared[Question, ManifestHead] = Shared()
         self._fetches: Coalescer[Question, Manifest] = Coalescer()
-        self._absent: TTLCache[Question, NotFound] = TTLCache(REMEMBERED_ABSENCES, negative_ttl, timer=clock.seconds)
+        # How long (seconds) the next 404 is remembered.
+        self.negative_ttl = negative_ttl
+        self._absent: TLRUCache[Question, NotFound] = TLRUCache(
+            REMEMBERED_ABSENCES, lambda _question, _error, now: now + self.negative_ttl, timer=clock.seconds
+        )
         # Until when to leave alone: a repository (one that is broken says nothing about others), or all of an upstream.
-        self._hold_off: TTLCache[tuple[str, Name | None], float] = TTLCache(
+        self._hold_off: TTLCache[tuple[IUpstream, Name | None], float] = TTLCache(
             REMEMBERED_TROUBLE, LONGEST_HOLD_OFF, timer=clock.seconds
         )
 
@@ -40,20 +49,21 @@ class Questions:
         """The NotFound that upstream gave a moment ago, to raise once."""
         if not self._absent.currsize:
             return None
-        error = self._absent.get(_question(home, reference))
+        error = self._absent.get((self._upstream(home), home.repository, reference))
         return None if error is None else error.anew()
 
     def held_off(self, home: Home) -> bool:
         """Whether upstream failed a moment ago, so that a copy should be served without asking."""
         if not self._hold_off.currsize:
             return False
-        until = max(self._hold_off.get((home.upstream, name), 0.0) for name in (home.repository, None))
+        upstream = self._upstream(home)
+        until = max(self._hold_off.get((upstream, name), 0.0) for name in (home.repository, None))
         return self._clock.seconds() < until
 
     async def head(self, home: Home, reference: Reference, deadline: Deadline) -> ManifestHead:
         """Upstream's HEAD. Raises UpstreamError."""
-        upstream = self._upstreams[home.upstream]
-        question = _question(home, reference)
+        upstream = self._upstream(home)
+        question = upstream, home.repository, reference
         try:
             head = await self._heads.ask(
                 question,
@@ -63,10 +73,10 @@ class Questions:
                 f"HEAD {home.repository}:{reference}",
             )
         except UpstreamError as error:
-            self._note(home, reference, error)
+            self._note(question, error)
             raise
-        self._hold_off.pop((home.upstream, None), None)
-        self._hold_off.pop((home.upstream, home.repository), None)
+        self._hold_off.pop((upstream, None), None)
+        self._hold_off.pop((upstream, home.repository), None)
         return head
 
     async def fetch(
@@ -76,14 +86,14 @@ class Questions:
         Upstream's GET, and whether it was shared with one under way. `took` is called once per GET, before anybody
         has the manifest. Raises UpstreamError.
         """
-        upstream = self._upstreams[home.upstream]
-        question = _question(home, reference)
+        upstream = self._upstream(home)
+        question = upstream, home.repository, reference
 
         async def get() -> Manifest:
             manifest = await upstream.get_manifest(home.repository, reference)
             # It may have been pushed since somebody asked in vain.
             for known in (reference, manifest.digest):
-                self._absent.pop(_question(home, known), None)
+                self._absent.pop((upstream, home.repository, known), None)
             took(manifest)
             return manifest
 
@@ -92,7 +102,7 @@ class Questions:
         try:
             return await deadline.wait(answer, home.upstream, f"GET {home.repository}:{reference}"), joined
         except UpstreamError as error:
-            self._note(home, reference, error)
+            self._note(question, error)
             raise
 
     def close(self) -> None:
@@ -100,9 +110,13 @@ class Questions:
         self._heads.cancel()
         self._fetches.cancel()
 
-    def _note(self, home: Home, reference: Reference, error: UpstreamError) -> None:
+    def _upstream(self, home: Home) -> IUpstream:
+        upstream: IUpstream = self._upstreams.of(home.upstream, home.group)
+        return upstream
+
+    def _note(self, question: Question, error: UpstreamError) -> None:
         if isinstance(error, NotFound):
-            self._absent[_question(home, reference)] = error.anew()
+            self._absent[question] = error.anew()
             return
         if isinstance(error, Throttled):
             whole, wait = True, min(max(error.retry_after or HOLD_OFF, HOLD_OFF), LONGEST_HOLD_OFF)
@@ -111,9 +125,6 @@ class Questions:
             whole, wait = error.status is None and not isinstance(error, Late), HOLD_OFF
         else:
             return
-        trouble = home.upstream, None if whole else home.repository
+        upstream, repository, _ = question
+        trouble = upstream, None if whole else repository
         self._hold_off[trouble] = max(self._hold_off.get(trouble, 0.0), self._clock.seconds() + wait)
-
-
-def _question(home: Home, reference: Reference) -> Question:
-    return home.upstream, home.repository, reference

@@ -1,7 +1,7 @@
 """Upstreams: how depproxy speaks to a registry. The only package that uses treq and twisted.web.client.
 
-``interface`` and ``errors`` are what others see; ``client.make_upstream`` builds a ``RegistryClient``. Below it,
-from the question down to the wire:
+``interface`` and ``errors`` are what others see; ``client.make_upstream`` builds a ``RegistryClient``, and
+``upstreams`` has them all, with the credentials of groups. Below that, from the question down to the wire:
 
 ``client``
     The questions of the distribution-spec and what their answers must be; ``answers`` reads the headers.

@@ -15,9 +15,10 @@ from depproxy.coalesce import Coalescer
 from depproxy.config import UpstreamSettings
 from depproxy.oci.challenge import Challenge, parse_challenges
 from depproxy.oci.reference import Name
-from depproxy.upstream.credentials import Credential, Credentials
+from depproxy.upstream.credentials import ICredentials
 from depproxy.upstream.errors import Refused, UpstreamError
 from depproxy.upstream.http import Http
+from depproxy.upstream.interface import Credential
 from depproxy.upstream.tokens import Bearer, Denied, TokenEndpoint
 
 MAX_TOKENS = 4096
@@ -53,11 +54,13 @@ class Grant:
 
 
 class Authenticator:
-    """Knows what to send to one upstream. Everything that it raises is an UpstreamError; no failure is kept."""
+    """
+    Knows what to send to one upstream, on behalf of whom the `credentials` say. Everything that it raises is an
+    UpstreamError; no failure is kept.
+    """
 
     def __init__(self, settings: UpstreamSettings, http: Http, clock: IReactorTime) -> None:
         self._upstream = settings.name
-        self._credentials = Credentials(settings)
         self._endpoint = TokenEndpoint(settings, http)
         self._clock = clock
         self._known: Bearer | None = None
@@ -65,11 +68,11 @@ class Authenticator:
         self._tokens: dict[_Key, Token] = {}
         self._fetches: Coalescer[_Key, Token] = Coalescer()
 
-    async def authorize(self, repository: Name) -> Grant | None:
+    async def authorize(self, repository: Name, credentials: ICredentials) -> Grant | None:
         """What to send for ``repository``, None as long as upstream has not asked for anything."""
         if self._known is not None:
             try:
-                return await self._bearer(self._known, repository, None)
+                return await self._bearer(self._known, repository, credentials, None)
             except Denied:
                 raise
             except UpstreamError:
@@ -77,12 +80,17 @@ class Authenticator:
                 self._known = None
                 raise
         if self._basic:
-            credential = self._credentials.current()
+            credential = credentials.current()
             return None if credential is None else _basic(credential, cached=True)
         return None
 
     async def reauthorize(
-        self, repository: Name, refused: Grant | None, status: int, challenges: Iterable[str]
+        self,
+        repository: Name,
+        credentials: ICredentials,
+        refused: Grant | None,
+        status: int,
+        challenges: Iterable[str],
     ) -> Grant | None:
         """What to send after upstream answered ``status`` (401 or 403) to ``refused``, once; None where another
         try makes no sense. ``challenges`` are the WWW-Authenticate headers."""
@@ -92,19 +100,23 @@ class Authenticator:
         self._drop(refused)
         if status == 401 and bearer is not None:
             known = Bearer.of(bearer)
-            grant = await self._bearer(known, repository, bearer)
+            grant = await self._bearer(known, repository, credentials, bearer)
             self._known, self._basic = known, False
             return grant
         if any(found.scheme == "basic" for found in offered) or (refused is not None and refused.key is None):
-            return self._basic_again(refused, status)
+            return self._basic_again(credentials, refused, status)
         if refused is not None:
             # Rights may have changed since it was made, or upstream has forgotten it.
             known_now = self._known if refused.cached else None
-            return None if known_now is None else await self._bearer(known_now, repository, None)
+            return None if known_now is None else await self._bearer(known_now, repository, credentials, None)
         if offered:
             schemes = ", ".join(found.scheme for found in offered)[:100]
             raise Refused(self._upstream, f"it asks for authentication unknown here: {schemes}", status)
         return None
+
+    def forget(self, credential: Credential) -> None:
+        """Use the tokens that this credential was given no more."""
+        self._tokens = {key: token for key, token in self._tokens.items() if key[1] != credential}
 
     def close(self) -> None:
         """Give up the token requests under way."""
@@ -118,9 +130,9 @@ class Authenticator:
         if token is not None and token.header == grant.header:
             del self._tokens[grant.key]
 
-    def _basic_again(self, refused: Grant | None, status: int) -> Grant | None:
+    def _basic_again(self, credentials: ICredentials, refused: Grant | None, status: int) -> Grant | None:
         by_password = refused is not None and refused.key is None
-        credential = self._credentials.again() if by_password else self._credentials.current()
+        credential = credentials.again() if by_password else credentials.current()
         if credential is None:
             advice = "it asks for a user name and a password; set username and password_file of this upstream"
             raise Refused(self._upstream, advice, status)
@@ -129,22 +141,24 @@ class Authenticator:
         self._basic, self._known = True, None
         return _basic(credential, cached=False)
 
-    async def _bearer(self, known: Bearer, repository: Name, challenge: Challenge | None) -> Grant:
-        key = (repository, self._credentials.current())
+    async def _bearer(
+        self, known: Bearer, repository: Name, credentials: ICredentials, challenge: Challenge | None
+    ) -> Grant:
+        key = (repository, credentials.current())
         token = self._tokens.get(key)
         if token is not None and self._clock.seconds() < token.renew:
             return _granted(token, cached=True)
         query = known.query(repository, challenge)
-        token = await self._fetches.join(key, lambda: self._fetch(known, key, query))
+        token = await self._fetches.join(key, lambda: self._fetch(known, key, credentials, query))
         return _granted(token, cached=False)
 
-    async def _fetch(self, known: Bearer, key: _Key, query: list[tuple[str, str]]) -> Token:
+    async def _fetch(self, known: Bearer, key: _Key, credentials: ICredentials, query: list[tuple[str, str]]) -> Token:
         repository, credential = key
         asked = self._clock.seconds()
         try:
             value, life = await self._endpoint.ask(known.realm, query, credential)
         except Denied:
-            changed = None if credential is None else self._credentials.again()
+            changed = None if credential is None else credentials.again()
             if changed is None or changed == credential:
                 raise
             credential = changed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from copy import copy
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -22,10 +23,11 @@ from depproxy.upstream.answers import content_range, digest_of, json_object, man
 from depproxy.upstream.auth import Authenticator
 from depproxy.upstream.body import BlobStream, drop, read
 from depproxy.upstream.connect import Direct, IRoutes, ThroughProxy, https_policy
+from depproxy.upstream.credentials import Credentials, Given
 from depproxy.upstream.errors import Invalid
 from depproxy.upstream.exchange import Ask, Elsewhere, Exchange
 from depproxy.upstream.http import Http, header
-from depproxy.upstream.interface import Document, IBlobStream, IUpstream, Manifest, ManifestHead
+from depproxy.upstream.interface import Credential, Document, IBlobStream, IUpstream, Manifest, ManifestHead
 from depproxy.upstream.ratelimit import RateLimit, RateLimits
 from depproxy.upstream.retry import Retry
 from depproxy.upstream.waiting import Permit, Permits, TimedOut, bounded
@@ -82,6 +84,17 @@ class RegistryClient:
     def connections(self) -> int:
         """How many connections are in use."""
         return self._permits.held
+
+    def acting_as(self, credential: Credential) -> RegistryClient:
+        """The same upstream, asked with another credential. Connections and limits are shared, what is learned from
+        its answers, too; it need not be closed."""
+        acting = copy(self)
+        acting._exchange = self._exchange.acting_as(Given(credential))
+        return acting
+
+    def forget(self, credential: Credential) -> None:
+        """A credential is not in use any more: drop the tokens that it was given."""
+        self._auth.forget(credential)
 
     async def close(self) -> None:
         """Give up the token requests under way and close idle connections. Streams belong to those who opened
@@ -217,6 +230,7 @@ def make_upstream(
         settings.url,
         http=http,
         auth=auth,
+        credentials=Credentials(settings),
         permits=permits,
         retry=Retry(time, jitter, settings.retries, settings.first_byte_timeout),
         ratelimits=ratelimits,

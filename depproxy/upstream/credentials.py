@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Collection
 from ipaddress import ip_address
 from pathlib import Path
 
-from attrs import field, frozen
+from attrs import frozen
 from twisted.logger import Logger
+from zope.interface import Interface, implementer
 
 from depproxy.config import ConfigError, UpstreamSettings, read_secret
 from depproxy.upstream.errors import Unavailable
+from depproxy.upstream.interface import Credential
 from depproxy.upstream.redirects import Url
 
 
+class ICredentials(Interface):
+    """Where the credential in use comes from."""
+
+    def current() -> Credential | None:
+        """The credential of now, None if there is none. Raises Unavailable where it cannot be read."""
+
+    def again() -> Credential | None:
+        """As `current`, but it is looked for even where nothing seems to have changed: for one that was refused."""
+
+
+@implementer(ICredentials)
 @frozen
-class Credential:
-    """A user name and its password."""
+class Given:
+    """One credential, which does not change."""
 
-    username: str
-    password: str = field(repr=False)
+    credential: Credential
 
-    @property
-    def basic(self) -> str:
-        """The value of an Authorization header (RFC 7617)."""
-        return "Basic " + b64encode(f"{self.username}:{self.password}".encode()).decode("ascii")
+    def current(self) -> Credential | None:
+        return self.credential
+
+    def again(self) -> Credential | None:
+        return self.credential
 
 
+@implementer(ICredentials)
 class Credentials:
     """What an upstream's settings say about credentials. A password file that has changed is read again."""
 

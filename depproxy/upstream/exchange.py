@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from copy import copy
 from typing import TypeVar
 
 from attrs import field, frozen
@@ -11,6 +12,7 @@ from twisted.web.iweb import IResponse
 from depproxy.oci.reference import Name
 from depproxy.upstream.agent import redirected_to
 from depproxy.upstream.auth import Authenticator, Grant
+from depproxy.upstream.credentials import ICredentials
 from depproxy.upstream.errors import Unavailable, UpstreamError
 from depproxy.upstream.http import Http, error_for
 from depproxy.upstream.ratelimit import RateLimits
@@ -68,6 +70,7 @@ class Exchange:
         *,
         http: Http,
         auth: Authenticator,
+        credentials: ICredentials,
         permits: Permits,
         retry: Retry,
         ratelimits: RateLimits,
@@ -75,10 +78,17 @@ class Exchange:
         self._url = url
         self._http = http
         self._auth = auth
+        self._credentials = credentials
         self._permits = permits
         self._retry = retry
         self._ratelimits = ratelimits
         self._refuses_heads = False
+
+    def acting_as(self, credentials: ICredentials) -> Exchange:
+        """The same with other credentials; everything else is shared."""
+        acting = copy(self)
+        acting._credentials = credentials
+        return acting
 
     async def ask(self, ask: Ask, take: Callable[[IResponse, Permit], Awaitable[_T]]) -> _T:
         """What ``take`` makes of the answer, which has status 200 or 206. It is part of each attempt, and must
@@ -88,7 +98,7 @@ class Exchange:
         return await self._retry.run(lambda: self._authorized(ask, take))
 
     async def _authorized(self, ask: Ask, take: Callable[[IResponse, Permit], Awaitable[_T]]) -> _T:
-        grant = await self._auth.authorize(ask.repository)
+        grant = await self._auth.authorize(ask.repository, self._credentials)
         try:
             return await self._once(ask, grant, take)
         except _Unauthorized as refusal:
@@ -96,7 +106,7 @@ class Exchange:
         if ask.heads_blob and self._refuses_heads and grant is not None:
             # A token that is good for GET would be thrown away for each HEAD.
             raise first.error
-        renewed = await self._auth.reauthorize(ask.repository, grant, first.status, first.challenges)
+        renewed = await self._auth.reauthorize(ask.repository, self._credentials, grant, first.status, first.challenges)
         if renewed is None:
             raise first.error
         try:

@@ -1,10 +1,11 @@
-"""What depproxy sees of an upstream: ``IUpstream``, ``IBlobStream``, ``IBodySink``, and their values."""
+"""What depproxy sees of upstreams: ``IUpstreams``, ``IUpstream``, ``IBlobStream``, ``IBodySink``, and their values."""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
 
-from attrs import frozen
+from attrs import field, frozen
 from zope.interface import Attribute, Interface
 
 from depproxy.oci.digest import Digest
@@ -37,6 +38,19 @@ class Document:
     body: bytes
     media_type: str
     headers: Mapping[str, str]
+
+
+@frozen
+class Credential:
+    """A user name and its password."""
+
+    username: str
+    password: str = field(repr=False)
+
+    @property
+    def basic(self) -> str:
+        """The value of an Authorization header (RFC 7617)."""
+        return "Basic " + b64encode(f"{self.username}:{self.password}".encode()).decode("ascii")
 
 
 class IBodySink(Interface):
@@ -99,3 +113,45 @@ class IUpstream(Interface):
 
     async def get_document(repository: Name, path: str, query: str) -> Document:
         """``path`` is ``tags/list`` or ``referrers/<digest>``, ``query`` is sent as it is. At most 4 MiB."""
+
+
+class IUpstreams(Interface):
+    """All configured upstreams, each with the credential in use for a group."""
+
+    def of(upstream: str, group: str) -> IUpstream:
+        """The upstream of that name, as ``group`` asks it: no I/O.
+
+        Groups get equal objects exactly where the credential in use is the same one. So an answer may be shared by
+        all who have got equal objects, and by nobody else.
+        """
+
+
+class IGroupCredentials(Interface):
+    """Which groups have a credential of their own."""
+
+    def find(upstream: str, group: str) -> Credential | None:
+        """The credential with which ``group`` asks that upstream; None: the one that the configuration names, if any.
+
+        No I/O. Raises ``Refused`` where the group has one that cannot be used.
+        """
+
+
+@frozen
+class Fetched:
+    """A whole answer, whatever its status. ``headers`` have their names in lower case; of several with one name it is
+    the first."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+class IFetcher(Interface):
+    """Small requests to services that are no registries."""
+
+    async def fetch(method: str, url: str, headers: Mapping[str, str] = {}, body: bytes | None = None) -> Fetched:
+        """The answer, its body at most 1 MiB; a redirect is an answer like any other, and not followed.
+
+        ``url`` is https; http is for the hosts that the configuration named so. Raises ``Unavailable`` where there
+        was no answer (connection, TLS, time), ``Invalid`` where it is too large or the URL is none of these. What
+        the headers hold stands in no error. Cancelling leaves no connection behind."""

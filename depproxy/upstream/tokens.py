@@ -13,9 +13,10 @@ from depproxy.config import UpstreamSettings
 from depproxy.oci.challenge import Challenge
 from depproxy.oci.reference import Name
 from depproxy.upstream.body import read
-from depproxy.upstream.credentials import Credential, realm_trouble
+from depproxy.upstream.credentials import realm_trouble
 from depproxy.upstream.errors import Invalid, Refused, Throttled, Unavailable, UpstreamError
 from depproxy.upstream.http import Http
+from depproxy.upstream.interface import Credential
 from depproxy.upstream.redirects import BadUrl, Url
 from depproxy.upstream.waiting import Permits
 
