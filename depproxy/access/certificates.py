@@ -1,0 +1,67 @@
+"""Accounts that are known by a client certificate: runners with mutual TLS need no password, and no token of ours."""
+
+import math
+from collections.abc import Callable, Mapping
+
+from twisted.cred.checkers import ICredentialsChecker
+from twisted.cred.error import UnauthorizedLogin
+from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from depproxy.access.interface import ClientCertificate, IAccounts, Identity, ILogin, Withdrawn
+from depproxy.config import Role, UserSettings
+
+
+@implementer(IAccounts, ICredentialsChecker)
+class CertificateAccounts:
+    """
+    Maps the names of certificates to users, as `[users.NAME] certificates` says.
+
+    What a user may is no affair of his certificate's: `role_of_user` (user, group) says it, and `user_exists` whether
+    there is such a user still.
+    """
+
+    _log = Logger()
+    name = "certificate"
+    max_age = math.inf
+    credentialInterfaces = (ILogin,)
+
+    def __init__(
+        self,
+        users: Mapping[str, UserSettings],
+        role_of_user: Callable[[str, str], Role | None],
+        user_exists: Callable[[str], bool],
+    ) -> None:
+        self._owners = {name: user.name for user in users.values() for name in user.certificates}
+        self._role_of_user = role_of_user
+        self._user_exists = user_exists
+
+    def __bool__(self) -> bool:
+        """Whether any certificate means anybody."""
+        return bool(self._owners)
+
+    def identify(self, certificate: ClientCertificate) -> Identity | None:
+        """
+        Whom a certificate means; None for one that means nobody, or more than one.
+
+        The identity ends with the certificate. Its credential is the name that counted.
+        """
+        meant = {self._owners[name]: name for name in reversed(certificate.names) if name in self._owners}
+        if len(meant) > 1:
+            self._log.warn("a client certificate means nobody, for it means {users}", users=" and ".join(sorted(meant)))
+            return None
+        for user, name in meant.items():
+            return Identity(self.name, user, name, certificate.expires)
+        return None
+
+    async def role(self, identity: Identity, group: str) -> Role | None:
+        """See `IAccounts`."""
+        if self._owners.get(identity.credential) != identity.name or not self._user_exists(identity.name):
+            raise Withdrawn(f"the certificate does not mean {identity.name} any more")
+        return self._role_of_user(identity.name, group)
+
+    # Twisted has bytes for who somebody is.
+    def requestAvatarId(self, credentials: ILogin) -> "Deferred[Identity]":  # type: ignore[override]
+        """No password is any of this source's."""
+        return fail(UnauthorizedLogin())

@@ -1,0 +1,140 @@
+"""Users who are known by a client certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.cred.checkers import ICredentialsChecker
+from twisted.cred.error import UnauthorizedLogin
+from zope.interface.verify import verifyObject
+
+from depproxy.access.certificates import CertificateAccounts
+from depproxy.access.interface import ClientCertificate, IAccounts, Identity, Login, Withdrawn
+from depproxy.config import ConfigError, Role, UserSettings
+from depproxy.config.certificates import refuse_shared_certificates
+from depproxy.config.document import Source
+from tests.web_support import WebTestCase
+
+ENDS = 2_000_000_000.0
+
+
+def users(**names: tuple[str, ...]) -> dict[str, UserSettings]:
+    return {user: UserSettings(user, certificates=certificates) for user, certificates in names.items()}
+
+
+class Roles:
+    """What the users of the configuration may."""
+
+    def __init__(self) -> None:
+        self.roles: dict[tuple[str, str], Role] = {("alice", "acme"): Role.DEVELOPER}
+        self.gone: set[str] = set()
+
+    def role(self, user: str, group: str) -> Role | None:
+        return self.roles.get((user, group))
+
+    def exists(self, user: str) -> bool:
+        return user not in self.gone
+
+
+def accounts(found: Mapping[str, UserSettings], roles: Roles | None = None) -> CertificateAccounts:
+    roles = roles or Roles()
+    return CertificateAccounts(found, roles.role, roles.exists)
+
+
+def certificate(*names: str) -> ClientCertificate:
+    return ClientCertificate(names, ENDS)
+
+
+BOTH = users(alice=("runner-1.example", "spiffe://example/1"), bob=("bob",), carol=())
+ALICE = Identity("certificate", "alice", "runner-1.example", ENDS)
+
+
+def test_it_is_a_source_of_accounts() -> None:
+    source = accounts(BOTH)
+    verifyObject(IAccounts, source)
+    verifyObject(ICredentialsChecker, source)
+    assert source.name == ALICE.source
+    assert source
+    assert not accounts(users(carol=()))
+
+
+def test_a_name_means_a_user() -> None:
+    source = accounts(BOTH)
+    assert source.identify(certificate("runner-1.example")) == ALICE
+    assert source.identify(certificate("other", "bob")) == Identity("certificate", "bob", "bob", ENDS)
+    # Two of her names; the first is what she is known by.
+    assert source.identify(certificate("x", "runner-1.example", "spiffe://example/1")) == ALICE
+
+
+@pytest.mark.parametrize("names", [(), ("other",), ("carol",), ("alice",), ("Bob",), ("bob ",), ("",)])
+def test_other_names_mean_nobody(names: tuple[str, ...]) -> None:
+    assert accounts(BOTH).identify(certificate(*names)) is None
+
+
+def test_a_certificate_of_two_users_means_neither() -> None:
+    for names in (("bob", "runner-1.example"), ("spiffe://example/1", "bob")):
+        assert accounts(BOTH).identify(certificate(*names)) is None
+
+
+NAMES = st.sampled_from("abcdef")
+
+
+@given(
+    st.dictionaries(NAMES, st.sampled_from(["alice", "bob"]), max_size=6),
+    st.lists(NAMES, max_size=6, unique=True),
+)
+def test_who_is_meant_is_so_by_the_configuration(owners: dict[str, str], names: list[str]) -> None:
+    found = users(**{user: tuple(name for name, owner in owners.items() if owner == user) for user in ("alice", "bob")})
+    identity = accounts(found).identify(certificate(*names))
+    meant = {owners[name] for name in names if name in owners}
+    if len(meant) == 1:
+        assert identity is not None
+        assert identity.name in meant
+        assert identity.credential == next(name for name in names if name in owners)
+        assert identity.expires == ENDS
+    else:
+        assert identity is None
+
+
+class Rights(WebTestCase):
+    async def test_the_role_is_that_of_the_user(self) -> None:
+        source = accounts(BOTH)
+        assert await source.role(ALICE, "acme") is Role.DEVELOPER
+        assert await source.role(ALICE, "other") is None
+
+    async def test_what_is_withdrawn(self) -> None:
+        roles = Roles()
+        roles.gone.add("alice")
+        given_to_bob = users(alice=(), bob=("runner-1.example",))
+        for source in (
+            accounts(users(alice=("another",))),
+            accounts(given_to_bob),
+            accounts({}),
+            accounts(BOTH, roles),
+        ):
+            with pytest.raises(Withdrawn, match="does not mean alice any more"):
+                await source.role(ALICE, "acme")
+
+    async def test_a_password_is_nothing_here(self) -> None:
+        with pytest.raises(UnauthorizedLogin) as raised:
+            await accounts(BOTH).requestAvatarId(Login("bob", "bob", "127.0.0.1"))
+        assert not isinstance(raised.value, Withdrawn)
+
+    def test_two_users_are_logged(self) -> None:
+        accounts(BOTH).identify(certificate("bob", "runner-1.example"))
+        assert self.has_logged("a client certificate means nobody, for it means alice and bob")
+
+
+def test_two_users_with_one_name() -> None:
+    source = Source("depproxy.toml", Path("/"))
+    refuse_shared_certificates(source, BOTH)
+    refuse_shared_certificates(source, {})
+    with pytest.raises(ConfigError) as raised:
+        refuse_shared_certificates(source, users(alice=("a", "x"), bob=("b",), carol=("c", "d", "x")))
+    assert str(raised.value) == (
+        'depproxy.toml: users.carol.certificates[2] = "x": must mean one user, but means users.alice, too'
+    )
