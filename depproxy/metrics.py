@@ -28,6 +28,12 @@ class Metrics:
             ["kind", "outcome"],
             registry=registry,
         )
+        self.tokens = Counter(
+            "depproxy_tokens",
+            "Answers of the token endpoint, by status: 200 a token, 401 a wrong login, 429 too many of them.",
+            ["status"],
+            registry=registry,
+        )
         self.bytes_served = Counter("depproxy_served_bytes", "Body bytes sent to clients.", ["kind"], registry=registry)
         self.bytes_fetched = Counter(
             "depproxy_fetched_bytes", "Blob bytes received from upstreams.", ["upstream"], registry=registry

@@ -7,7 +7,7 @@ from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from depproxy.config import GroupSettings, MirrorSettings, UpstreamSettings
+from depproxy.config import MirrorSettings, UpstreamSettings
 from depproxy.index.interface import Home
 from depproxy.oci.errors import Code, OCIError
 from depproxy.oci.reference import MAX_NAME, Name
@@ -116,18 +116,17 @@ def test_gitlab(group: str, found: str, image: str, upstream: str, repository: s
     assert home(f"{group}/{MARK}/{image}") == (found, upstream, repository)
 
 
-def test_a_group_that_is_not_there_looks_like_one_without_access() -> None:
-    for path in ("nobody", "acme/nobody", "", "ghcr.io", "acme/", "/acme"):
-        error = refusal(f"{path}/{MARK}/alpine")
-        assert (error.code, error.status) == (Code.DENIED, 403)
+def test_groups_are_not_looked_up() -> None:
+    """Whether they are there, or turned on, is for those to say who know who asks."""
+    for path in ("nobody", "acme/nobody", "ghcr.io", "closed"):
+        assert home(f"{path}/{MARK}/alpine") == (path, HUB, "library/alpine")
 
 
-def test_a_group_that_is_turned_off() -> None:
-    error = refusal(f"closed/{MARK}/alpine")
-    assert (error.code, error.status) == (Code.DENIED, 403)
-    assert "turned off" in error.message
-    with pytest.raises(OCIError, match="turned off"):
-        addresses(MirrorSettings(group="closed")).home("alpine")
+@pytest.mark.parametrize("path", ["", "acme/", "/acme", "a//b", "a b", "a\nb", "a\x1bb", "\xfc", 'a"b'])
+def test_what_can_be_no_group(path: str) -> None:
+    error = refusal(f"{path}/{MARK}/alpine")
+    assert (error.code, error.status) == (Code.NAME_INVALID, 400)
+    assert error.message.isprintable()
 
 
 def test_no_prefix_before_gitlabs_layout() -> None:
@@ -258,6 +257,11 @@ def test_a_registry_that_is_not_configured() -> None:
 
 
 @given(written())
+def test_the_group_alone(example: Written) -> None:
+    assert addresses().group(example.path) == example.home.group
+
+
+@given(written())
 def test_home_is_read_back_from_every_layout(example: Written) -> None:
     found = addresses().home(example.path, example.prefix, example.namespace)
     assert found == example.home
@@ -295,8 +299,7 @@ def test_what_is_remembered_is_bounded() -> None:
 
 
 def test_configurations_share_no_memory() -> None:
-    groups = {"local": GroupSettings("local")}
     other: dict[str, UpstreamSettings] = {"quay.io": upstream_settings("quay.io")}
     assert addresses().home("alpine").upstream == HUB
-    found = Addresses(groups, MirrorSettings(upstream="quay.io"), other).home("alpine")
+    found = Addresses(MirrorSettings(upstream="quay.io"), other).home("alpine")
     assert found == Home("local", "quay.io", Name("alpine"))

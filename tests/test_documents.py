@@ -20,7 +20,7 @@ BROKEN = Unavailable("docker.io", "the connection was lost")
 class DocumentsTestCase(CacheTestCase):
     def setUp(self) -> None:
         super().setUp()
-        self.documents = Documents({"docker.io": self.upstream}, TTL, self.clock)
+        self.documents = Documents(self.cache.upstreams, TTL, self.clock)
         self.put("tags/list", "", LIST)
 
     def put(self, path: str, query: str, document: Document) -> None:

@@ -17,7 +17,14 @@ LEVELS = {"oci": 0, "upstream": 1, "storage": 1, "index": 1, "cache": 2, "access
 # These stand beside the levels. Anyone but oci may import them; of the project they import oci alone.
 SHARED = {"coalesce", "config", "metrics"}
 # These see all, and nobody sees them, but for whom is named here.
-TOPS = {"service": {"tap"}, "tap": {"plugin"}, "cli": set[str](), "sdnotify": {"service"}}
+TOPS = {
+    "house": {"service"},
+    "sources": {"house"},
+    "service": {"tap"},
+    "tap": {"plugin"},
+    "cli": set[str](),
+    "sdnotify": {"service"},
+}
 # Of these packages others see only the interfaces and errors: the objects come through constructors.
 BEHIND_INTERFACES = {"upstream", "storage", "index"}
 PUBLIC_MODULES = {"interface", "errors"}

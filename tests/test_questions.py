@@ -24,7 +24,7 @@ def throttled(retry_after: float | None) -> Throttled:
 class QuestionsTestCase(CacheTestCase):
     def setUp(self) -> None:
         super().setUp()
-        self.questions = Questions({"docker.io": self.upstream}, NEGATIVE_TTL, self.clock)
+        self.questions = Questions(self.cache.upstreams, NEGATIVE_TTL, self.clock)
         self.digest = self.upstream.put_manifest(NAME, BODY, TAG)
         self.taken: list[Manifest] = []
 
@@ -176,7 +176,7 @@ class Absence(QuestionsTestCase):
             assert self.questions.absent(HOME, TAG) is None
 
     def test_no_memory_at_all(self) -> None:
-        self.questions = Questions({"docker.io": self.upstream}, 0, self.clock)
+        self.questions = Questions(self.cache.upstreams, 0, self.clock)
         self.fails(NotFound("docker.io", "no such tag", 404))
         assert self.questions.absent(HOME, TAG) is None
 

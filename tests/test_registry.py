@@ -150,7 +150,8 @@ class Addressing(RegistryTestCase):
             ("/quay.io/v2/org/app/manifests/1", 404, "NAME_UNKNOWN"),
             ("/quay.io/v2/", 404, "NAME_UNKNOWN"),
             (f"/ghcr.io/v2/acme/{MARK}/app/manifests/1", 404, "NAME_UNKNOWN"),
-            (f"/v2/nobody/{MARK}/app/manifests/1", 403, "DENIED"),
+            (f"/v2/nobody/{MARK}/app/manifests/1", 401, "UNAUTHORIZED"),
+            (f"/v2/a%20b/{MARK}/app/manifests/1", 400, "NAME_INVALID"),
             (f"/v2/closed/{MARK}/app/manifests/1", 403, "DENIED"),
         ):
             answer = await self.get(path)
@@ -169,8 +170,8 @@ class Addressing(RegistryTestCase):
     async def test_addresses_may_be_replaced(self) -> None:
         self.hub.put_manifest(APP, b"{}", Tag("1"))
         assert (await self.get("/v2/org/app/manifests/1")).status == 200
-        self.registry.addresses = self.cache.registry(MirrorSettings(group="closed")).addresses
-        assert (await self.get("/v2/org/app/manifests/1")).error == "DENIED"
+        self.registry.addresses = self.cache.registry(MirrorSettings(group="nobody")).addresses
+        assert (await self.get("/v2/org/app/manifests/1")).error == "UNAUTHORIZED"
 
 
 class ManifestsFace(RegistryTestCase):

@@ -17,6 +17,7 @@ from depproxy.access.networks import Networks
 from depproxy.metrics import Metrics
 from depproxy.oci.errors import Code, OCIError
 from depproxy.upstream import errors
+from depproxy.web.origin import Origin
 from depproxy.web.render import as_document, fail, from_upstream
 from depproxy.web.routing import Application
 from depproxy.web.site import Faces
@@ -101,7 +102,7 @@ class Handlers:
 class Failing(WebTestCase):
     async def ask(self, method: str = "GET") -> Client:
         resource = self.handlers.app.resource()
-        site = Faces(resource, resource, Networks(LOOPBACK), PUBLIC_URL, 10, REACTOR)
+        site = Faces(resource, {}, None, Networks(LOOPBACK), Origin((), PUBLIC_URL), 10, REACTOR)
         client = await self.client(self.listen(site))
         client.ask("/", method)
         return client

@@ -24,7 +24,8 @@ from twisted.logger import LogEvent
 
 from depproxy.config import ConfigError, Settings, load
 from depproxy.oci.digest import Digest
-from depproxy.service import BACKLOG, Depproxy, with_backlog
+from depproxy.service import Depproxy
+from depproxy.web.listen import BACKLOG, with_backlog
 from tests.index_tools import alive
 from tests.upstream_fake import Call, Registry
 from tests.web_support import REACTOR, Answer, Client, WebTestCase, until
@@ -80,8 +81,7 @@ class ServiceTestCase(WebTestCase):
 
     def release(self, service: Depproxy) -> None:
         """Threads of a service that did not stop as it should would keep the whole test run from ending."""
-        if service._pool.started:
-            service._pool.stop()
+        service.house.threads.stop()
 
     @property
     def port(self) -> int:
@@ -138,7 +138,7 @@ class Starting(ServiceTestCase):
             assert (await self.get("/v2/team/app/manifests/1")).body == body
             answer = await self.get(f"/v2/team/app/blobs/{digest}")
             assert (answer.body, answer.headers["x-cache"]) == (layer, outcome)
-            await until(lambda: self.service._blobs.filling() == 0)
+            await until(lambda: self.service.house.blobs.filling() == 0)
         assert [line for line in registry.asked("GET") if digest in line] == [f"GET /v2/team/app/blobs/{digest}"]
 
     async def test_a_taken_port(self) -> None:
@@ -231,9 +231,9 @@ class Indexes(ServiceTestCase):
 
 
 class Reloading(ServiceTestCase):
-    async def reload(self, text: str) -> None:
+    async def reload(self, text: str, url: str = NOWHERE) -> None:
         before = len(self.logged)
-        self.configure(text)
+        self.configure(text, url)
         self.hang_up()
         await until(lambda: any("reloaded" in line for line in self.logged[before:]))
 
@@ -245,16 +245,16 @@ class Reloading(ServiceTestCase):
         assert (await self.get("/v2/")).status == 401
         await self.reload("")
         assert (await self.get("/v2/")).status == 200
-        assert self.has_logged("configuration reloaded: mirror and groups")
+        assert self.has_logged("configuration reloaded")
 
     async def test_groups(self) -> None:
         path = "/v2/acme/dependency_proxy/containers/app/manifests/1"
         self.configure()
         await self.start()
-        assert (await self.get(path)).error == "DENIED"
-        await self.reload("[groups.acme]\n")
+        assert (await self.get(path)).error == "UNAUTHORIZED"
+        await self.reload('[groups.acme]\nanonymous = ["127.0.0.0/8"]\n')
         assert (await self.get(path)).error == "UNAVAILABLE"
-        await self.reload("[groups.acme]\nenabled = false\n")
+        await self.reload('[groups.acme]\nanonymous = ["127.0.0.0/8"]\nenabled = false\n')
         assert b"turned off" in (await self.get(path)).body
 
     async def test_a_wrong_file_changes_nothing(self) -> None:
@@ -273,13 +273,64 @@ class Reloading(ServiceTestCase):
         self.configure()
         await self.start()
         await self.reload(
-            '[server]\nstall_timeout = "5s"\n[cache]\nserve_stale = "1d"\n[upstreams."ghcr.io"]\n[groups.acme]\n'
+            '[index]\nurl = "redis://127.0.0.1"\n[upstreams."ghcr.io"]\n[groups.acme]\nanonymous = ["127.0.0.1"]\n'
         )
-        assert self.has_logged("a restart is needed for what changed in: server, upstreams, cache")
+        assert self.has_logged('a restart is needed for what changed in: index.url, upstreams."ghcr.io"')
         path = "/v2/acme/dependency_proxy/containers"
         assert (await self.get(f"{path}/app/manifests/1")).error == "UNAVAILABLE"
         # The new upstream is not there yet: no address may lead to it.
         assert (await self.get(f"{path}/app/manifests/1?ns=ghcr.io")).error == "NAME_UNKNOWN"
+
+    async def test_limits_of_connections(self) -> None:
+        self.configure()
+        await self.start()
+        await self.reload("[server]\nmax_connections = 1\n")
+        first = await self.client(self.port)
+        first.ask("/v2/")
+        assert (await first.answer()).status == 200
+        second = await self.client(self.port)
+        assert await second.end()
+        first.ask("/v2/")
+        assert (await first.answer()).status == 200
+        await self.reload("")
+        third = await self.client(self.port)
+        third.ask("/v2/")
+        assert (await third.answer()).status == 200
+
+    async def test_the_stall_timeout(self) -> None:
+        """Of downloads that begin from now on."""
+        registry = self.registry()
+        digest = registry.put_blob(bytes(50_000_000))
+        self.configure(url=registry.url)
+        await self.start()
+        await self.reload('[server]\nstall_timeout = "1s"\n', registry.url)
+        client = await self.client(self.port)
+        client.ask(f"/v2/team/app/blobs/{digest}")
+        await client.enough(1)
+        client.stop_reading()
+        # Only the stall timer ends it: nobody else does.
+        await until(lambda: not self.service.house.site.channels)
+
+    async def test_how_long_answers_are_good_for(self) -> None:
+        """A 404 and a list are asked for again at once, and a tag is not, when the new configuration says so."""
+        registry = self.registry()
+        registry.put_manifest("1", b'{"layers": []}')
+        self.configure(url=registry.url)
+        await self.start()
+
+        async def cost(path: str) -> int:
+            before = len(registry.seen)
+            for _ in range(2):
+                await self.get(path)
+            return len(registry.seen) - before
+
+        lists, tag, missing = (f"/v2/team/app/{path}" for path in ("tags/list", "manifests/1", "manifests/2"))
+        assert [await cost(lists), await cost(tag), await cost(missing)] == [1, 3, 1]
+        await self.reload(
+            'freshness = { "*" = "forever" }\n[cache]\ndocuments_ttl = 0\nnegative_ttl = 0\n', registry.url
+        )
+        # What was remembered before keeps its time.
+        assert [await cost(f"{lists}?n=2"), await cost(tag), await cost("/v2/team/app/manifests/3")] == [2, 0, 2]
 
     async def test_a_mirror_of_what_is_not_there_yet(self) -> None:
         self.configure()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, cast
 
 from hypothesis import HealthCheck, given, settings
@@ -13,16 +15,18 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from depproxy.access.networks import Networks
+from depproxy.config import MirrorSettings
 from depproxy.metrics import Metrics
 from depproxy.oci.digest import Digest
 from depproxy.oci.reference import Tag
 from depproxy.web.channel import LINGER_BYTES, LINGER_TIME, MAX_BODY, MAX_HEADERS, MAX_REQUEST_LINE
-from depproxy.web.site import IDLE_TIMEOUT, MAX_PATH, Faces
+from depproxy.web.site import IDLE_TIMEOUT, MAX_PATH, PATIENCE, Faces
 from depproxy.web.status import Status
 from tests.fakes import MemoryIndex
 from tests.web_support import (
     ELSEWHERE,
     HOME,
+    LOOPBACK,
     PUBLIC_URL,
     Answer,
     Cache,
@@ -64,8 +68,16 @@ class SiteTestCase(WebTestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(self.cache.settle()))
         self.digest = self.cache.hub.put_manifest(NAME, b"{}", Tag("3"))
 
-    def make_faces(self, **more: Any) -> Faces:
-        return self.faces(self.cache.registry(), **more)
+    def make_faces(
+        self,
+        networks: Sequence[IPv4Network | IPv6Network] = LOOPBACK,
+        *,
+        unix_sockets: bool = False,
+        **more: Any,
+    ) -> Faces:
+        mirror = MirrorSettings(anonymous=tuple(networks), unix_sockets=unix_sockets)
+        registry = self.cache.registry(mirror, groups={})
+        return self.faces(registry, networks=networks, unix_sockets=unix_sockets, **more)
 
     async def start(self, **more: Any) -> Client:
         """A client of a new server."""
@@ -464,20 +476,43 @@ def run_on_string_transport(site: Faces, pieces: list[bytes]) -> bytes:
 
 
 class Access(SiteTestCase):
-    def challenge(self, base: str) -> str:
-        return f'Bearer realm="{base}/jwt/auth",service="dependency_proxy"'
+    def challenge(self, base: str, repository: str = "") -> str:
+        scope = f',scope="repository:{repository}:pull"' if repository else ""
+        return f'Bearer realm="{base}/jwt/auth",service="dependency_proxy"{scope}'
 
     async def test_who_is_in_no_network_is_challenged(self) -> None:
         """With the address that the client used: some refuse a realm on another host."""
         client = await self.start(networks=ELSEWHERE)
-        for path in ("/v2/", f"/v2/{NAME}/manifests/3", "/nothing", "/metrics", "/healthz/"):
-            for method in ("GET", "HEAD", "PUT"):
+        for path, repository in (
+            ("/v2/", ""),
+            (f"/v2/{NAME}/manifests/3", str(NAME)),
+            (f"/v2/{NAME}/blobs/{self.digest}", str(NAME)),
+            (f"/v2/{NAME}/tags/list", str(NAME)),
+            (f"/v2/{NAME}/referrers/{self.digest}", str(NAME)),
+            (f"/ghcr.io/v2/{NAME}/manifests/3", str(NAME)),
+            ("/v2/nobody/dependency_proxy/containers/a/manifests/3", "nobody/dependency_proxy/containers/a"),
+            ("/v2/of.nowhere/app/manifests/3", "of.nowhere/app"),
+        ):
+            for method in ("GET", "HEAD"):
                 client.ask(path, method)
                 answer = await client.answer(method)
-                assert answer.status == 401
-                assert answer.headers["www-authenticate"] == self.challenge("http://cache.test:5000")
+                assert (path, answer.status) == (path, 401)
+                assert answer.headers["www-authenticate"] == self.challenge("http://cache.test:5000", repository)
                 assert method == "HEAD" or answer.error == "UNAUTHORIZED"
         assert self.cache.hub.asked == []
+
+    async def test_no_path_gets_into_the_challenge_that_could_end_its_quotes(self) -> None:
+        client = await self.start(networks=ELSEWHERE)
+        for name in ("a%22,realm=%22http:%2F%2Fevil.example", "a%0Db", "a%5C", "%C3%BC", "a" * 600):
+            client.ask(f"/v2/{name}/manifests/3")
+            answer = await client.answer()
+            assert answer.headers["www-authenticate"] == self.challenge("http://cache.test:5000"), name
+
+    async def test_who_is_in_no_network_learns_how_to_get_in(self) -> None:
+        client = await self.start(networks=ELSEWHERE)
+        client.ask("/v2/")
+        assert b"127.0.0.1 is in no network that may pull" in (await client.answer()).body
+        assert self.has_logged("127.0.0.1 is in no network that may pull")
 
     async def test_the_realm_is_where_the_client_asked(self) -> None:
         client = await self.start(networks=ELSEWHERE)
@@ -523,13 +558,10 @@ class Access(SiteTestCase):
         answer = await client.answer()
         assert answer.status == 200
         assert b"depproxy_requests_total" in answer.body
-
-    async def test_networks_may_change(self) -> None:
-        client = await self.start()
-        await self.works(client)
         self.site.networks = Networks(ELSEWHERE)
-        client.ask("/v2/")
-        assert (await client.answer()).status == 401
+        client.ask("/metrics")
+        answer = await client.answer()
+        assert (answer.status, answer.error) == (403, "DENIED")
 
     async def test_unix_sockets(self) -> None:
         for allowed, status in ((True, 200), (False, 401)):
@@ -619,20 +651,31 @@ class Connections(SiteTestCase):
 
 class Draining(SiteTestCase):
     async def test_idle_connections_close(self) -> None:
-        client = await self.start()
+        """At once, but for those that are about to ask."""
+        clock = Clock()
+        client = await self.start(clock=clock)
         await self.works(client)
         fresh = await self.client(self.port)
         half = await self.client(self.port)
         half.send(GET)
-        await until(lambda: len(self.site.channels) == 3)
-        await self.site.drain(60)
-        for connection in (client, fresh, half):
+        quick = await self.client(self.port)
+        await until(lambda: len(self.site.channels) == 4)
+        drained = Deferred.fromCoroutine(self.site.drain(60))
+        assert await client.end()
+        await self.works(quick)
+        assert await quick.end()
+        assert len(self.site.channels) == 2
+        clock.advance(PATIENCE)
+        for connection in (fresh, half):
             assert await connection.end()
+        await drained
 
     async def test_answers_under_way_end_first(self) -> None:
         client = await self.start()
         idle = await self.client(self.port)
+        await self.works(idle)
         self.cache.hub.held = True
+        self.cache.hub.asked.clear()
         client.ask(f"/v2/{NAME}/manifests/3")
         client.ask("/v2/")
         await until(lambda: self.cache.hub.asked)

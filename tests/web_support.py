@@ -8,10 +8,12 @@ import re
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 from attrs import frozen
@@ -25,8 +27,14 @@ from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
+from twisted.web.resource import IResource
 
+from depproxy.access.gate import Gate
+from depproxy.access.groups import Groups
+from depproxy.access.keys import KeyRing
 from depproxy.access.networks import Networks
+from depproxy.access.portal import Accounts
+from depproxy.access.tokens import Tokens
 from depproxy.cache.background import Background
 from depproxy.cache.blobs import Blobs
 from depproxy.cache.documents import Documents
@@ -46,11 +54,12 @@ from depproxy.storage.interface import OpenBlob
 from depproxy.upstream.errors import NotFound
 from depproxy.upstream.interface import IBlobStream, IBodySink
 from depproxy.web.addresses import Addresses
+from depproxy.web.origin import Origin
 from depproxy.web.registry import Registry
 from depproxy.web.site import Faces
-from depproxy.web.status import Status
+from depproxy.web.status import STATUS_PATHS, Status
 from tests.certificates import Authority
-from tests.fakes import MemoryIndex, MemoryStream, MemoryUpstream
+from tests.fakes import MemoryIndex, MemoryStream, MemoryUpstream, MemoryUpstreams
 
 REACTOR: Any = reactor
 T = TypeVar("T")
@@ -266,13 +275,20 @@ UPSTREAMS = {
     "localhost:5001": upstream_settings("localhost:5001"),
 }
 GROUPS = {
-    path: GroupSettings(path, enabled=path != "closed") for path in ("local", "acme", "acme/tools", "a.b/c_d", "closed")
+    path: GroupSettings(path, enabled=path != "closed", anonymous=LOOPBACK)
+    for path in ("local", "acme", "acme/tools", "a.b/c_d", "closed")
 }
 HOME = Home("local", "docker.io", Name("library/alpine"))
 
 
 def addresses(mirror: MirrorSettings | None = None) -> Addresses:
-    return Addresses(GROUPS, mirror or MirrorSettings(), UPSTREAMS)
+    return Addresses(mirror or MirrorSettings(), UPSTREAMS)
+
+
+def open_gate(mirror: MirrorSettings | None = None, groups: Mapping[str, GroupSettings] = GROUPS) -> Gate:
+    """A gate without accounts: only addresses count, and no key was ever made."""
+    tokens = Tokens(KeyRing(Path("/nonexistent"), "HS256"), "depproxy", 900.0, time.time)
+    return Gate(Groups(groups, mirror or MirrorSettings()), Accounts([]), tokens)
 
 
 class WebTestCase(TestCase):
@@ -308,13 +324,16 @@ class WebTestCase(TestCase):
         status: Status | None = None,
         clock: Any = REACTOR,
         max_connections: int = 100,
+        more: Mapping[bytes, IResource] = MappingProxyType({}),
+        api: IResource | None = None,
     ) -> Faces:
         status = status or Status(MemoryIndex(lambda: 0.0), Metrics(), lambda: 0)
         return Faces(
             registry.app.resource(),
-            status.app.resource(),
+            {**dict.fromkeys(STATUS_PATHS, status.app.resource()), **more},
+            api,
             Networks(networks, unix_sockets=unix_sockets),
-            PUBLIC_URL,
+            Origin((), PUBLIC_URL),
             max_connections,
             clock,
         )
@@ -461,7 +480,7 @@ class Shelf:
 def shelf_registry(shelf: Shelf, clock: Any, stall_timeout: float, metrics: Metrics) -> Registry:
     """The registry face over a shelf; of manifests and documents it knows nothing."""
     nothing = cast(Any, None)
-    return Registry(addresses(), nothing, cast(Blobs, shelf), nothing, clock, stall_timeout, metrics)
+    return Registry(addresses(), open_gate(), nothing, cast(Blobs, shelf), nothing, clock, stall_timeout, metrics)
 
 
 # Behind the faces: the real cache before an upstream in memory
@@ -521,12 +540,13 @@ class Cache:
         links = Links(self.index, self.background, metrics)
         settings = CacheSettings()
         entries = Entries(self.index, metrics)
-        questions = Questions(self.upstreams, settings.negative_ttl, clock)
+        upstreams = MemoryUpstreams(*self.upstreams.values())
+        questions = Questions(upstreams, settings.negative_ttl, clock)
         self.manifests = Manifests(
             self.store, self.index, entries, links, questions, self.background, settings, UPSTREAMS, clock, metrics
         )
-        self.blobs = Blobs(self.store, self.index, entries, links, self.upstreams, clock, Random(), metrics)
-        self.documents = Documents(self.upstreams, settings.documents_ttl, clock)
+        self.blobs = Blobs(self.store, self.index, entries, links, upstreams, clock, Random(), metrics)
+        self.documents = Documents(upstreams, settings.documents_ttl, clock)
         self._clock = clock
 
     async def settle(self) -> None:
@@ -539,9 +559,16 @@ class Cache:
         await until(lambda: not any(isinstance(getattr(call.func, "__self__", None), Fill) for call in calls()))
         self.store.close()
 
-    def registry(self, mirror: MirrorSettings | None = None, stall_timeout: float = 60.0) -> Registry:
+    def registry(
+        self,
+        mirror: MirrorSettings | None = None,
+        stall_timeout: float = 60.0,
+        groups: Mapping[str, GroupSettings] = GROUPS,
+        gate: Gate | None = None,
+    ) -> Registry:
         return Registry(
             addresses(mirror),
+            gate or open_gate(mirror, groups),
             self.manifests,
             self.blobs,
             self.documents,

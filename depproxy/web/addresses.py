@@ -9,13 +9,16 @@ Three layouts, and each with an image whose first segment may name an upstream::
 ``?ns=<host>`` (containerd, BuildKit, regclient) names the registry that the client thinks of.
 """
 
+import re
 from collections.abc import Mapping
 
-from depproxy.config import GroupSettings, MirrorSettings, UpstreamSettings
+from depproxy.config import MirrorSettings, UpstreamSettings
 from depproxy.index.interface import Home
 from depproxy.oci.errors import Code, OCIError
 from depproxy.oci.reference import InvalidName, Name, library
 
+# As far as it is safe to show: the configuration holds the grammar.
+_is_group = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*").fullmatch
 MARK = "/dependency_proxy/containers/"
 DOCKER_HUB = "docker.io"
 # The names under which clients know Docker Hub.
@@ -25,15 +28,13 @@ REMEMBERED = 8192
 
 
 class Addresses:
-    """Resolves paths by the configured groups, upstreams and prefixes."""
+    """Resolves paths by the configured mirror, upstreams and prefixes."""
 
     def __init__(
         self,
-        groups: Mapping[str, GroupSettings],
         mirror: MirrorSettings,
         upstreams: Mapping[str, UpstreamSettings],
     ) -> None:
-        self._groups = groups
         self._mirror = mirror
         self._upstreams = upstreams
         self._prefixes = dict.fromkeys(DOCKER_HUB_HOSTS, DOCKER_HUB) if DOCKER_HUB in upstreams else {}
@@ -47,7 +48,8 @@ class Addresses:
         The home that a request means: `path` is what stands between `/v2/` and `/manifests/` (or the like),
         `prefix` what stands before `/v2/`, `namespace` the value of `ns`.
 
-        Raises OCIError: NAME_INVALID, NAME_UNKNOWN, or DENIED for a group that is not there or turned off.
+        Raises OCIError: NAME_INVALID, NAME_UNKNOWN. Whether there is such a group, and who may pull from it, is not
+        asked here.
         """
         key = (path, prefix, namespace)
         home = self._recent.get(key)
@@ -57,39 +59,37 @@ class Addresses:
             home = self._recent[key] = self._resolve(path, prefix, namespace)
         return home
 
+    def group(self, path: str) -> str:
+        """
+        The group that a request for this path means; nothing else of the path is looked at. Raises OCIError
+        (NAME_INVALID) for what can be no group.
+        """
+        group, mark, _ = path.partition(MARK)
+        if not mark:
+            return self._mirror.group
+        if not _is_group(group):
+            raise OCIError(Code.NAME_INVALID, f"{group[:100]!r} is no path of a group")
+        # Docker refuses upper case in an image name, so group paths are kept, and compared, in lower case.
+        return group.lower()
+
     def check_prefix(self, prefix: str) -> None:
         """Raise OCIError (NAME_UNKNOWN) for a text before `/v2/` that is no prefix and no upstream."""
         if prefix and prefix not in self._prefixes:
             raise OCIError(Code.NAME_UNKNOWN, f"{prefix} is no configured prefix or upstream")
 
     def _resolve(self, path: str, prefix: str, namespace: str) -> Home:
-        group, mark, image = path.partition(MARK)
-        if mark:
-            if prefix:
-                raise OCIError(Code.NAME_UNKNOWN, f"no prefix may stand before /v2/{group}{MARK}")
-            group = self._group(group)
-        else:
-            group, image = self._mirror.group, path
-            self._enabled(group)
+        before, mark, image = path.partition(MARK)
+        if not mark:
+            image = path
+        elif prefix:
+            raise OCIError(Code.NAME_UNKNOWN, f"no prefix may stand before /v2/{before}{MARK}")
+        group = self.group(path)
         upstream, image = self._upstream(image, prefix, namespace)
         try:
             name = Name(image)
             return Home(group, upstream, library(name) if upstream == DOCKER_HUB else name)
         except InvalidName as error:
             raise OCIError(Code.NAME_INVALID, str(error)) from None
-
-    def _group(self, path: str) -> str:
-        # Docker refuses upper case in an image name, so group paths are kept, and compared, in lower case.
-        group = path.lower()
-        if group not in self._groups:
-            raise OCIError(Code.DENIED, f"group {path}: you have no access to it, or there is no such group")
-        self._enabled(group)
-        return group
-
-    def _enabled(self, group: str) -> None:
-        settings = self._groups.get(group)
-        if settings is not None and not settings.enabled:
-            raise OCIError(Code.DENIED, f"group {group}: its dependency proxy is turned off")
 
     def _upstream(self, image: str, prefix: str, namespace: str) -> tuple[str, str]:
         """The upstream's name, and the image without the segment that named it."""

@@ -13,7 +13,9 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 from twisted.web.server import Request
 
+from depproxy.access.interface import ClientCertificate
 from depproxy.oci.errors import Code, OCIError
+from depproxy.web.origin import Origin
 from depproxy.web.render import write_document
 from depproxy.web.tcpinfo import progress
 
@@ -34,6 +36,7 @@ class Owner(Protocol):
 
     channels: "set[BoundedChannel]"
     draining: bool
+    origin: Origin
 
     def lost(self, channel: "BoundedChannel") -> None: ...
 
@@ -49,7 +52,11 @@ class BoundedChannel(HTTPChannel):
 
     MAX_LENGTH = totalHeadersSize = MAX_HEADERS
     site: Owner
+    # What `caller` found out about the client of this connection.
+    certificate: ClientCertificate | None = None
     transport: ITCPTransport
+    # Whether a request is being answered, which was received as a whole; and whether one has had its answer.
+    busy = answered = False
     _refused = False
     _aborted = False
     _lingering = 0
@@ -66,6 +73,7 @@ class BoundedChannel(HTTPChannel):
         self.site.lost(self)
 
     def requestDone(self, request: Request) -> None:
+        self.busy, self.answered = False, True
         if self._head:
             self.write(b"")
         if self.site.draining:
@@ -192,11 +200,6 @@ class BoundedChannel(HTTPChannel):
         if data:
             transport.write(data)
 
-    @property
-    def busy(self) -> bool:
-        """Whether a request is being answered."""
-        return bool(self.requests)
-
 
 # The first byte of a TLS record that carries a handshake (RFC 8446 section 5.1).
 _TLS_HANDSHAKE = b"\x16"
@@ -231,6 +234,7 @@ class BoundedRequest(Request):
         if self.channel._refused:
             # The rest of a body that was refused.
             return
+        self.channel.busy = True
         site = self.channel.site
         self.prepath = []
         self.postpath = [unquote(segment) for segment in self.path[1:].split(b"/")]

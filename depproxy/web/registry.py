@@ -7,10 +7,13 @@ from twisted.internet.interfaces import IReactorCore, IReactorFDSet, IReactorTim
 from twisted.python.failure import Failure
 from twisted.web.http import Request
 
+from depproxy.access.errors import Unauthenticated
+from depproxy.access.gate import Gate
 from depproxy.cache.blobs import Blobs
 from depproxy.cache.documents import Documents
 from depproxy.cache.interface import BlobSource, Outcome, ServedManifest
 from depproxy.cache.manifests import Manifests
+from depproxy.index.interface import Home
 from depproxy.metrics import Metrics
 from depproxy.oci.byterange import ByteRange, Unsatisfiable, parse_range, resolve
 from depproxy.oci.digest import Digest
@@ -20,6 +23,7 @@ from depproxy.upstream.errors import UpstreamError
 from depproxy.upstream.interface import Document
 from depproxy.web.addresses import Addresses
 from depproxy.web.body import ChunkSender, Part, Sender, SendfileSender, plain_socket
+from depproxy.web.caller import Caller
 from depproxy.web.multipart import Multipart
 from depproxy.web.render import fail, from_upstream
 from depproxy.web.routing import Application
@@ -28,6 +32,8 @@ from depproxy.web.routing import Application
 STALE_WARNING = b'110 depproxy "Response is Stale"'
 
 
+# What a scope may name; anything else could end its quotes in the challenge.
+_is_plain = re.compile(r"[A-Za-z0-9._/:-]{1,512}").fullmatch
 # What a query may hold as it is; of the ASCII that is all that Twisted lets through.
 PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
@@ -37,13 +43,18 @@ class Reactor(IReactorTime, IReactorFDSet, IReactorCore):
 
 
 class Registry:
-    """Klein's handlers. Each answers, or raises OCIError or UpstreamError."""
+    """
+    Klein's handlers. Each answers, or raises OCIError or UpstreamError.
+
+    `addresses` and `stall_timeout` may be replaced at any time.
+    """
 
     app = Application()
 
     def __init__(
         self,
         addresses: Addresses,
+        gate: Gate,
         manifests: Manifests,
         blobs: Blobs,
         documents: Documents,
@@ -52,27 +63,43 @@ class Registry:
         metrics: Metrics,
     ) -> None:
         self.addresses = addresses
+        self._gate = gate
         self._manifests = manifests
         self._blobs = blobs
         self._documents = documents
         self._reactor = reactor
-        self._stall_timeout = stall_timeout
+        self.stall_timeout = stall_timeout
         self._metrics = metrics
 
     @app.route("/v2/")
     @app.route("/<path:prefix>/v2/")
     def base(self, request: Request, prefix: str = "") -> bytes:
-        """The probe (distribution-spec end-1)."""
+        """
+        The probe (distribution-spec end-1). Clients learn here alone whether to log in, so they are asked to as soon
+        as there are accounts; an anonymous token is given to who needs no other.
+        """
         self.addresses.check_prefix(prefix)
+        self._gate.probe(self.addresses.group(""), Caller(request))
         request.responseHeaders.setRawHeaders(b"Content-Type", [b"application/json"])
         request.responseHeaders.setRawHeaders(b"Content-Length", [b"2"])
         return b"{}"
+
+    async def _home(self, request: Request, path: str, prefix: str) -> Home:
+        """The home that is meant, if the client may pull from its group."""
+        group = self.addresses.group(path)
+        try:
+            await self._gate.admit(group, Caller(request))
+        except Unauthenticated as error:
+            if _is_plain(path):
+                error.scope = f"repository:{path}:pull"
+            raise
+        return self.addresses.home(path, prefix, _namespace(request))
 
     @app.route("/v2/<path:path>/manifests/<reference:reference>")
     @app.route("/<path:prefix>/v2/<path:path>/manifests/<reference:reference>")
     async def manifest(self, request: Request, path: str, reference: Reference, prefix: str = "") -> bytes | None:
         """Manifests by tag or digest (end-3)."""
-        home = self.addresses.home(path, prefix, _namespace(request))
+        home = await self._home(request, path, prefix)
         head = request.method == b"HEAD"
         try:
             served = await self._manifests.get(home, reference, body=not head)
@@ -99,7 +126,7 @@ class Registry:
     @app.route("/<path:prefix>/v2/<path:path>/blobs/<digest:digest>")
     async def blob(self, request: Request, path: str, digest: Digest, prefix: str = "") -> None:
         """Blobs (end-2)."""
-        home = self.addresses.home(path, prefix, _namespace(request))
+        home = await self._home(request, path, prefix)
         if request.method == b"HEAD" or _matches(request, digest):
             try:
                 size, outcome = await self._blobs.stat(home, digest)
@@ -155,14 +182,14 @@ class Registry:
         count = self._metrics.served["blob"].inc
         sock = plain_socket(request)
         if sock is None or source.size is None:
-            return ChunkSender(request, source, parts, self._reactor, self._stall_timeout, count)
-        return SendfileSender(request, source, parts, self._reactor, self._stall_timeout, count, self._reactor, sock)
+            return ChunkSender(request, source, parts, self._reactor, self.stall_timeout, count)
+        return SendfileSender(request, source, parts, self._reactor, self.stall_timeout, count, self._reactor, sock)
 
     @app.route("/v2/<path:path>/tags/list")
     @app.route("/<path:prefix>/v2/<path:path>/tags/list")
     async def tags(self, request: Request, path: str, prefix: str = "") -> bytes:
         """The tags of a repository (end-8)."""
-        home = self.addresses.home(path, prefix, _namespace(request))
+        home = await self._home(request, path, prefix)
         try:
             document, outcome = await self._documents.tags(home, _query(request))
         except UpstreamError as error:
@@ -173,7 +200,7 @@ class Registry:
     @app.route("/<path:prefix>/v2/<path:path>/referrers/<digest:digest>")
     async def referrers(self, request: Request, path: str, digest: Digest, prefix: str = "") -> bytes:
         """The manifests that refer to a digest (end-12)."""
-        home = self.addresses.home(path, prefix, _namespace(request))
+        home = await self._home(request, path, prefix)
         try:
             document, outcome = await self._documents.referrers(home, digest, _query(request))
         except UpstreamError as error:

@@ -8,18 +8,25 @@ from twisted.python.failure import Failure
 from twisted.web.http import Request
 from werkzeug.exceptions import HTTPException
 
+from depproxy.access.errors import Unauthenticated
 from depproxy.cache.interface import StorageError
 from depproxy.metrics import Metrics
 from depproxy.oci.errors import Code, OCIError
 from depproxy.upstream.errors import Invalid, NotFound, Refused, Throttled, UpstreamError
+from depproxy.web.caller import Caller, address_text
 
 if TYPE_CHECKING:
     from depproxy.web.channel import BoundedChannel
 
 log = Logger()
 
-# What an operator will be asked about, beside all 5xx. A 404 is every day's: docker asks for tags that few images have.
-TOLD = frozenset({401, 403, 405, 429})
+# What the token endpoint issues tokens for; GitLab's name, so that clients need no change.
+SERVICE = "dependency_proxy"
+TOKEN_PATH = b"/jwt/auth"
+
+# What an operator will be asked about, beside all 5xx. A 401 is every day's, because each pull begins with one; so is
+# a 404, because docker asks for tags that few images have.
+TOLD = frozenset({403, 405, 429})
 
 
 def from_upstream(error: UpstreamError, missing: Code) -> OCIError:
@@ -40,6 +47,15 @@ def from_upstream(error: UpstreamError, missing: Code) -> OCIError:
     if isinstance(error, Invalid):
         return OCIError(Code.UNAVAILABLE, text, status=502, detail=detail)
     return OCIError(Code.UNAVAILABLE, text, detail=detail)
+
+
+def challenge(request: Request, error: Unauthenticated) -> OCIError:
+    """The answer that asks for a token, and says where to get one (RFC 6750 section 3)."""
+    # crane, kaniko and distribution refuse a realm on another host than the one that they asked.
+    base = cast("BoundedChannel", request.channel).site.origin.base_url(request)
+    parts = [f'realm="{base}{TOKEN_PATH.decode()}"', f'service="{SERVICE}"']
+    parts += [f'{name}="{value}"' for name, value in (("scope", error.scope), ("error", error.error)) if value]
+    return OCIError(Code.UNAUTHORIZED, str(error), headers={"WWW-Authenticate": "Bearer " + ",".join(parts)})
 
 
 def as_document(failure: Failure) -> OCIError:
@@ -73,7 +89,7 @@ def write_document(request: Request, error: OCIError) -> None:
         # docker asks by HEAD, and shows nothing of the body that it then does not get.
         log.warn(
             "{peer} {method} {path}: {status} {code}: {message}",
-            peer=getattr(request.getClientAddress(), "host", "unix"),
+            peer=address_text(Caller(request).address),
             method=request.method.decode("latin-1"),
             path=request.path.decode("latin-1"),
             status=error.status,
@@ -87,13 +103,15 @@ def cut(request: Request) -> None:
     cast("BoundedChannel", request.channel).abortConnection()
 
 
-def fail(request: Request, failure: Failure, kind: str, metrics: Metrics) -> None:
+def fail(request: Request, failure: Failure, kind: str | None, metrics: Metrics) -> None:
     """
     End a request that failed: with a document if nothing was sent yet, else by cutting the connection, so that
-    no client takes a part for the whole. Of a client that has left Klein tells nothing here.
+    no client takes a part for the whole. Of a client that has left Klein tells nothing here. It is counted as an error
+    of its `kind`, where that is one that `depproxy_requests` knows.
     """
-    error = as_document(failure)
-    if not failure.check(HTTPException):
+    cause = failure.value
+    error = challenge(request, cause) if isinstance(cause, Unauthenticated) else as_document(failure)
+    if kind is not None and not failure.check(HTTPException):
         # An address that means nothing is no error of a manifest or a blob.
         metrics.answered[kind, "error"].inc()
     if request.startedWriting:

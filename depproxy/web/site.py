@@ -1,7 +1,7 @@
 """The HTTP server around the faces: who may come in, which face answers, and an orderly end."""
 
-import re
 import time
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes as unquote
 
@@ -16,20 +16,29 @@ from twisted.web.server import Request, Site
 from depproxy import __version__
 from depproxy.access.networks import Networks
 from depproxy.oci.errors import Code, OCIError
+from depproxy.web.api import API, CHANGING
+from depproxy.web.caller import address_text
 from depproxy.web.channel import BoundedChannel, BoundedRequest
-from depproxy.web.status import OPEN_PATHS, STATUS_PATHS
+from depproxy.web.origin import Origin, is_host
+from depproxy.web.render import TOKEN_PATH
+from depproxy.web.status import METRICS
 
 IDLE_TIMEOUT = 60
 # Group path, image and digest have up to 255, 255 and 135 characters; matching takes time with the square of it.
 MAX_PATH = 1024
+# How long (seconds) a stop waits for the first request of a connection.
+PATIENCE = 1.0
+READING = (b"GET", b"HEAD")
+METHODS = {TOKEN_PATH: (b"GET", b"HEAD", b"POST")}
 SERVER = b"depproxy/" + __version__.encode("ascii")
 
 
 class Faces(Site):
     """
-    The site: the status face for operators' paths, the registry face for everything else.
+    The site: a face for each of the paths that `faces` names, `api` for those of the API, the registry face for
+    everything else.
 
-    `networks` says who may pull without a token; everybody else is challenged.
+    `networks` says who may read the metrics. It, `origin` and `max_connections` may be replaced at any time.
     """
 
     _log = Logger()
@@ -38,9 +47,10 @@ class Faces(Site):
     def __init__(
         self,
         registry: IResource,
-        status: IResource,
+        faces: Mapping[bytes, IResource],
+        api: IResource | None,
         networks: Networks,
-        public_url: str,
+        origin: Origin,
         max_connections: int,
         reactor: IReactorTime,
     ) -> None:
@@ -48,8 +58,9 @@ class Faces(Site):
         self.networks = networks
         self.channels: set[BoundedChannel] = set()
         self._registry = registry
-        self._status = status
-        self._public_url = public_url.encode("ascii")
+        self._faces = faces
+        self._api = api
+        self.origin = origin
         self.max_connections = max_connections
         # Whether connections are to close after the request at hand.
         self.draining = False
@@ -87,27 +98,31 @@ class Faces(Site):
 
     def face(self, request: Request) -> IResource:
         """The resource that answers this request."""
-        return self._status if request.path in STATUS_PATHS else self._registry
+        if self._api is not None and request.path.startswith(API):
+            return self._api
+        return self._faces.get(request.path, self._registry)
 
     def refusal(self, request: Request) -> OCIError | None:
         """Why this request gets no further, if so: checked before any routing."""
-        if not self.networks.admits(request.getClientAddress()) and request.path not in OPEN_PATHS:
-            return self._challenge(request)
         hosts = request.requestHeaders.getRawHeaders(b"Host", ())
         if (
             len(hosts) > 1
-            or (hosts and hosts[0] and not _is_host(hosts[0]))
+            or (hosts and hosts[0] and not is_host(hosts[0]))
             or (not hosts and request.clientproto == b"HTTP/1.1")
         ):
             # RFC 9112 section 3.2.
             return OCIError(Code.UNSUPPORTED, "the Host header is missing or names no host", status=400)
-        if request.method not in (b"GET", b"HEAD"):
+        allowed = CHANGING if request.path.startswith(API) else METHODS.get(request.path, READING)
+        if request.method not in allowed:
             method = request.method.decode("latin-1")
             return OCIError(
                 Code.UNSUPPORTED,
                 f"{method} is not supported: this is a pull-through cache, push to the registry itself",
-                headers={"Allow": "GET, HEAD"},
+                headers={"Allow": ", ".join(name.decode() for name in allowed)},
             )
+        if request.path == METRICS and not self.networks.admits(address := self.origin.address(request)):
+            peer = address_text(address)
+            return OCIError(Code.DENIED, f"{peer} is in no network that may read the metrics (server.metrics)")
         if len(request.path) > MAX_PATH:
             return OCIError(Code.NAME_INVALID, f"the path is longer than {MAX_PATH} bytes", status=414)
         try:
@@ -116,30 +131,28 @@ class Faces(Site):
             return OCIError(Code.NAME_INVALID, "the path is not UTF-8")
         return None
 
-    def _challenge(self, request: Request) -> OCIError:
-        # crane, kaniko and distribution refuse a realm on another host than the one that they asked.
-        host = request.requestHeaders.getRawHeaders(b"Host", [b""])[0]
-        scheme = b"https" if request.isSecure() else b"http"
-        base = scheme + b"://" + host if _is_host(host) else self._public_url
-        challenge = f'Bearer realm="{base.decode("ascii")}/jwt/auth",service="dependency_proxy"'
-        peer = getattr(request.getClientAddress(), "host", "a Unix socket")
-        return OCIError(
-            Code.UNAUTHORIZED,
-            f"{peer} is in no network that may pull here; an operator admits networks by mirror.anonymous",
-            headers={"WWW-Authenticate": challenge},
-        )
-
     async def drain(self, timeout: float) -> None:
-        """Close idle connections, let requests that are being answered end, and cut those that take longer."""
+        """
+        Close idle connections, let requests that are being answered end, and cut those that take longer.
+
+        Who has connected and not asked yet is about to: it has `PATIENCE` seconds.
+        """
         self.draining = True
+        for channel in tuple(self.channels):
+            if channel.answered and not channel.busy:
+                channel.loseConnection()
+        later = self.reactor.callLater
+        calls = [later(min(PATIENCE, timeout), self._close_idle), later(timeout, self._cut_all)]
+        if self.channels:
+            await self._drained
+        for call in calls:
+            if call.active():
+                call.cancel()
+
+    def _close_idle(self) -> None:
         for channel in tuple(self.channels):
             if not channel.busy:
                 channel.loseConnection()
-        call = self.reactor.callLater(timeout, self._cut_all)
-        if self.channels:
-            await self._drained
-        if call.active():
-            call.cancel()
 
     def lost(self, channel: BoundedChannel) -> None:
         """A connection has ended."""
@@ -151,6 +164,3 @@ class Faces(Site):
         self._log.warn("{count} requests are cut off: they took too long to end", count=len(self.channels))
         for channel in tuple(self.channels):
             channel.transport.abortConnection()
-
-
-_is_host = re.compile(rb"[A-Za-z0-9._-]{1,253}(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:[0-9]{1,5})?").fullmatch

@@ -12,8 +12,8 @@ from depproxy.metrics import Metrics
 from depproxy.web.render import fail
 from depproxy.web.routing import Application
 
-OPEN_PATHS = frozenset({b"/healthz", b"/readyz"})
-STATUS_PATHS = OPEN_PATHS | {b"/metrics"}
+METRICS = b"/metrics"
+STATUS_PATHS = frozenset({b"/healthz", b"/readyz", METRICS})
 
 
 class Status:

@@ -1,0 +1,98 @@
+"""Who may see the settings of a group, and who may change them."""
+
+from collections.abc import Mapping
+
+from attrs import frozen
+from twisted.logger import Logger
+
+from depproxy.access.errors import Unauthenticated, no_role
+from depproxy.access.gate import role_of
+from depproxy.access.groups import Groups
+from depproxy.access.interface import ICaller, Login
+from depproxy.access.logins import prove
+from depproxy.access.portal import Account, Accounts
+from depproxy.access.settings import Effective, RunTimeSettings
+from depproxy.access.throttle import Throttle
+from depproxy.config import Role
+from depproxy.index.interface import IndexUnavailable
+from depproxy.oci.errors import Code, OCIError
+from depproxy.upstream.interface import Credential
+
+
+@frozen
+class Shown:
+    """What a member is shown of his group: `effective`, and whether the configuration has the group turned on."""
+
+    group: str
+    effective: Effective
+    configured_on: bool
+
+
+# For whoever got his login wrong.
+ADVICE = "send an access token, or a user name with its password"
+
+
+class Administration:
+    """Settings of groups, for those who may. Raises Unauthenticated; OCIError: DENIED, TOOMANYREQUESTS, UNAVAILABLE."""
+
+    _log = Logger()
+
+    def __init__(self, groups: Groups, accounts: Accounts, throttle: Throttle, settings: RunTimeSettings) -> None:
+        self._groups = groups
+        self._accounts = accounts
+        self._throttle = throttle
+        self._settings = settings
+
+    def replace(self, groups: Groups, accounts: Accounts) -> None:
+        """Go on by other rules."""
+        self._groups = groups
+        self._accounts = accounts
+
+    async def show(self, login: Login | None, caller: ICaller, group: str) -> Shown:
+        """What is in force for a group, also what another process has just changed. Every role may ask."""
+        await self._member(login, caller, group)
+        try:
+            await self._settings.refresh()
+        except IndexUnavailable as error:
+            # What goes on counting is the right answer.
+            self._log.warn("the settings of group {group} may have changed: {error}", group=group, error=str(error))
+        return self._shown(group)
+
+    async def change(
+        self, login: Login | None, caller: ICaller, group: str, choices: Mapping[str, bool | Credential | None]
+    ) -> Shown:
+        """Make these choices for a group, by their keys; None takes one back. Owners may."""
+        account, role = await self._member(login, caller, group)
+        name = account.identity.name
+        if role < Role.OWNER:
+            raise OCIError(Code.DENIED, f"group {group}: {name} is {role.name.lower()}; an owner may change settings")
+        try:
+            await self._settings.change(group, choices)
+        except IndexUnavailable as error:
+            self._log.warn("the settings of group {group} were not kept: {error}", group=group, error=str(error))
+            raise OCIError(
+                Code.UNAVAILABLE, f"group {group}: the cache index does not answer, the change may be lost: try again"
+            ) from None
+        self._log.info(
+            "{name} ({source}) has changed settings of group {group}: {keys}",
+            name=name,
+            source=account.identity.source,
+            group=group,
+            keys=", ".join(f"{key} taken back" if choice is None else key for key, choice in choices.items()),
+        )
+        return self._shown(group)
+
+    async def _member(self, login: Login | None, caller: ICaller, group: str) -> tuple[Account, Role]:
+        if login is None:
+            account = self._accounts.by_certificate(caller.certificate)
+        else:
+            account = await prove(login, self._accounts, self._throttle, ADVICE)
+        if account is None:
+            raise Unauthenticated("a login is needed here: send an access token in the header PRIVATE-TOKEN")
+        role = await role_of(account, group)
+        if not isinstance(role, Role):
+            raise no_role(account.identity.name, group)
+        return account, role
+
+    def _shown(self, group: str) -> Shown:
+        return Shown(group, self._settings.effective(group), self._groups.enabled(group))

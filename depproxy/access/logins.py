@@ -1,0 +1,47 @@
+"""Proof of a login, with the errors that its sender is told."""
+
+from twisted.cred.error import UnauthorizedLogin
+from twisted.logger import Logger
+
+from depproxy.access.errors import Unauthenticated
+from depproxy.access.hashing import Busy
+from depproxy.access.interface import AccountsUnavailable, Login, Withdrawn
+from depproxy.access.passwords import is_token
+from depproxy.access.portal import Account, Accounts
+from depproxy.access.throttle import Throttle, TooManyGuesses
+from depproxy.oci.errors import Code, OCIError
+
+log = Logger()
+
+
+async def prove(login: Login, accounts: Accounts, throttle: Throttle, advice: str) -> Account:
+    """
+    The account that `login` proves; guessing is slowed. `advice` is for whoever got it wrong.
+
+    Raises Unauthenticated; OCIError: TOOMANYREQUESTS, UNAVAILABLE.
+    """
+    # A token says whose it is by itself: who guesses somebody's password must not lock out his tokens. Other sources'
+    # tokens come without a user name to the API, and all of those are not one account.
+    account = None if is_token(login.password) else login.username or None
+    try:
+        await throttle.check(account, login.address)
+        return await accounts.login(login)
+    except TooManyGuesses as error:
+        log.warn("{address}: too many wrong logins", address=login.address)
+        raise _later("too many wrong logins: wait, then check user name and password", error.retry_after) from None
+    except Busy:
+        raise _later("too many logins at a time", 2) from None
+    except Withdrawn as error:
+        log.warn("{address}: login refused: {error}", address=login.address, error=error)
+        raise Unauthenticated(str(error)) from None
+    except UnauthorizedLogin:
+        await throttle.failed(account, login.address)
+        # Without the user name: some type the password there.
+        log.warn("{address}: wrong login", address=login.address)
+        raise Unauthenticated(f"wrong user name, password or token: {advice}") from None
+    except AccountsUnavailable as error:
+        raise OCIError(Code.UNAVAILABLE, f"it cannot be told who you are: {error}") from None
+
+
+def _later(message: str, seconds: float) -> OCIError:
+    return OCIError(Code.TOOMANYREQUESTS, message, headers={"Retry-After": str(max(1, round(seconds)))})

@@ -1,0 +1,123 @@
+"""One portal (twisted.cred) before all sources of accounts."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
+
+from attrs import frozen
+from twisted.cred.checkers import ICredentialsChecker
+from twisted.cred.error import UnauthorizedLogin
+from twisted.cred.portal import IRealm, Portal
+from twisted.internet.defer import Deferred
+from zope.interface import Interface, implementer
+
+from depproxy.access.certificates import CertificateAccounts
+from depproxy.access.interface import (
+    AccountsUnavailable,
+    ClientCertificate,
+    IAccounts,
+    IAccountsChecker,
+    Identity,
+    ILogin,
+    Withdrawn,
+)
+from depproxy.config import Role
+
+ANONYMOUS = "anonymous"
+
+
+class IAccount(Interface):
+    """The avatar: somebody whose identity is proved, and what he may."""
+
+
+@implementer(IAccount)
+@frozen
+class Account:
+    """An identity with the source that knows what it may."""
+
+    identity: Identity
+    accounts: IAccounts
+
+    async def role(self, group: str) -> Role | None:
+        """See `IAccounts.role`."""
+        found: Role | None = await self.accounts.role(self.identity, group)
+        return found
+
+    async def may_pull(self, groups: Iterable[str]) -> list[str]:
+        """Those of `groups` in which this account has a role."""
+        return [group for group in groups if await self.role(group) is not None]
+
+
+class Accounts:
+    """
+    The sources in their order, and the users' certificates.
+
+    A login is shown to one after the other until one knows it. A source that cannot be asked does not keep the others
+    from it.
+    """
+
+    def __init__(self, sources: Sequence[IAccounts], certificates: CertificateAccounts | None = None) -> None:
+        self._sources = {source.name: source for source in sources}
+        self._certificates = certificates
+        if certificates:
+            self._sources[certificates.name] = certificates
+        self._portal = Portal(_Realm(self._sources), [_Chain(sources)])
+
+    def __bool__(self) -> bool:
+        """Whether anybody could log in."""
+        return bool(self._sources)
+
+    def account(self, identity: Identity) -> Account | None:
+        """The account of an identity that was proved before; None if its source is not there any more."""
+        source = self._sources.get(identity.source)
+        return None if source is None else Account(identity, source)
+
+    def by_certificate(self, certificate: ClientCertificate | None) -> Account | None:
+        """The account that a verified certificate means, if any."""
+        if certificate is None or not self._certificates:
+            return None
+        identity = self._certificates.identify(certificate)
+        return None if identity is None else Account(identity, self._certificates)
+
+    async def login(self, login: ILogin) -> Account:
+        """The account that this login proves. Raises as `IAccounts` says."""
+        _, account, _ = await self._portal.login(login, None, IAccount)
+        assert isinstance(account, Account)
+        return account
+
+
+@implementer(IRealm)
+class _Realm:
+    def __init__(self, sources: dict[str, IAccounts]) -> None:
+        self._sources = sources
+
+    def requestAvatar(
+        self, avatarId: object, mind: object, *interfaces: type[Interface]
+    ) -> tuple[type[Interface], object, Callable[[], None]]:
+        assert isinstance(avatarId, Identity)
+        return IAccount, Account(avatarId, self._sources[avatarId.source]), lambda: None
+
+
+@implementer(ICredentialsChecker)
+class _Chain:
+    credentialInterfaces = (ILogin,)
+
+    def __init__(self, sources: Sequence[IAccounts]) -> None:
+        self._sources = sources
+
+    # Twisted has bytes for who somebody is.
+    def requestAvatarId(self, credentials: ILogin) -> "Deferred[Identity]":  # type: ignore[override]
+        return Deferred.fromCoroutine(self._first(credentials))
+
+    async def _first(self, login: ILogin) -> Identity:
+        unavailable: AccountsUnavailable | None = None
+        for source in self._sources:
+            try:
+                identity: Identity = await cast(IAccountsChecker, source).requestAvatarId(login)
+                return identity
+            except Withdrawn:
+                raise
+            except UnauthorizedLogin:
+                continue
+            except AccountsUnavailable as error:
+                unavailable = error
+        raise unavailable or UnauthorizedLogin

@@ -1,0 +1,197 @@
+"""Every object of a running depproxy, built from its settings: the one place that knows them all."""
+
+import time
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
+
+from depproxy.access.administration import Administration
+from depproxy.access.gate import Gate
+from depproxy.access.groups import Groups
+from depproxy.access.hashing import Hashing
+from depproxy.access.issuer import Issuer
+from depproxy.access.keys import KeyRing
+from depproxy.access.networks import Networks
+from depproxy.access.sealing import Sealer
+from depproxy.access.settings import RunTimeSettings
+from depproxy.access.throttle import Throttle
+from depproxy.access.tokens import Tokens
+from depproxy.cache.background import Background
+from depproxy.cache.blobs import Blobs
+from depproxy.cache.documents import Documents
+from depproxy.cache.entries import Entries
+from depproxy.cache.links import Links
+from depproxy.cache.manifests import Manifests
+from depproxy.cache.questions import Questions
+from depproxy.config import Settings, taken_over
+from depproxy.index.factory import make_index
+from depproxy.metrics import Metrics
+from depproxy.sources import Sources
+from depproxy.storage.files import FileStore
+from depproxy.upstream.client import make_upstream
+from depproxy.upstream.upstreams import Upstreams
+from depproxy.web.addresses import Addresses
+from depproxy.web.api import Api
+from depproxy.web.origin import Origin
+from depproxy.web.registry import Registry
+from depproxy.web.render import TOKEN_PATH
+from depproxy.web.site import Faces
+from depproxy.web.status import STATUS_PATHS, Status
+from depproxy.web.tls import TLSContexts
+from depproxy.web.token import Token
+
+T = TypeVar("T")
+
+# Threads for file I/O, apart from the reactor's own, which resolve names: a slow disk must not stop that.
+FILE_THREADS = 8
+# Threads for password hashes, which take all of a core: logins must not stop pulls.
+HASHING_THREADS = 2
+# What tokens name as their issuer; not the public URL, which may change.
+ISSUER = "depproxy"
+
+
+class Threads:
+    """Threads for what would hold up the reactor."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._files = ThreadPool(0, FILE_THREADS, "files")
+        self._hashing = ThreadPool(0, HASHING_THREADS, "hashing")
+
+    def files(self, function: Callable[..., T], *args: object) -> "Deferred[T]":
+        """Run work on files."""
+        return deferToThreadPool(self._reactor, self._files, function, *args)
+
+    def hashing(self, function: Callable[..., T], *args: object) -> "Deferred[T]":
+        """Run work on passwords."""
+        return deferToThreadPool(self._reactor, self._hashing, function, *args)
+
+    def start(self) -> None:
+        """Start with the first work that comes."""
+        self._files.start()
+        self._hashing.start()
+
+    def stop(self) -> None:
+        """Wait for the work under way. May be called without a start."""
+        for pool in (self._files, self._hashing):
+            if pool.started:
+                pool.stop()
+
+
+class House:
+    """The objects. Nothing is started by building them, and nothing is read or written."""
+
+    def __init__(self, settings: Settings, reactor: Any, environ: Mapping[str, str]) -> None:
+        self.settings = settings
+        random = Random()
+        self.threads = threads = Threads(reactor)
+        self.metrics = metrics = Metrics()
+        self.store = FileStore(settings.storage.path, threads.files)
+        self.index = make_index(reactor, settings.index, settings.storage.path, now=time.time, environ=environ)
+        keys = settings.storage.path / "keys"
+        self.sealer = Sealer(keys)
+        self.owners = RunTimeSettings(self.index, self.sealer, reactor, self._owners_changed)
+        clients = {name: make_upstream(reactor, upstream, metrics) for name, upstream in settings.upstreams.items()}
+        self.upstreams = Upstreams(clients, self.owners)
+        self.background = background = Background(metrics)
+        self.entries = entries = Entries(self.index, metrics)
+        links = Links(self.index, background, metrics)
+        self.questions = Questions(self.upstreams, settings.cache.negative_ttl, reactor)
+        self.manifests = Manifests(
+            self.store,
+            self.index,
+            entries,
+            links,
+            self.questions,
+            background,
+            settings.cache,
+            settings.upstreams,
+            reactor,
+            metrics,
+        )
+        self.blobs = Blobs(self.store, self.index, entries, links, self.upstreams, reactor, random, metrics)
+        self.documents = Documents(self.upstreams, settings.cache.documents_ttl, reactor)
+        self.keys = KeyRing(keys, settings.access.algorithm)
+        self._build_access(settings, reactor, threads)
+        addresses = Addresses(settings.mirror, settings.upstreams)
+        self.token = Token(addresses, self.issuer, metrics)
+        self.registry = Registry(
+            addresses,
+            self.gate,
+            self.manifests,
+            self.blobs,
+            self.documents,
+            reactor,
+            settings.server.stall_timeout,
+            metrics,
+        )
+        status = Status(self.index, metrics, self.blobs.filling).app.resource()
+        self.site = Faces(
+            self.registry.app.resource(),
+            {**dict.fromkeys(STATUS_PATHS, status), TOKEN_PATH: self.token.app.resource()},
+            Api(self.administration, metrics).app.resource(),
+            _networks(settings),
+            _origin(settings),
+            settings.server.max_connections,
+            reactor,
+        )
+        self.tls = TLSContexts(settings.server.client_ca, time.time)
+
+    def _build_access(self, settings: Settings, reactor: Any, threads: Threads) -> None:
+        self.tokens = Tokens(self.keys, ISSUER, settings.access.token_lifetime, time.time)
+        self.refresh_tokens = Tokens(self.keys, f"{ISSUER}/refresh", settings.access.refresh_lifetime, time.time)
+        self.hashing = Hashing(threads.hashing, threads=HASHING_THREADS)
+        self.sources = Sources(reactor, self.hashing, self.metrics)
+        self.throttle = Throttle(self.index, time.time, settings.access)
+        groups, accounts = Groups(settings.groups, settings.mirror), self.sources.accounts(settings)
+        self.gate = Gate(groups, accounts, self.tokens, self.owners.enabled)
+        self.issuer = Issuer(groups, accounts, self.tokens, self.refresh_tokens, self.throttle)
+        self.administration = Administration(groups, accounts, self.throttle, self.owners)
+
+    def _owners_changed(self) -> None:
+        """An owner has changed settings of a group, here or in another process."""
+        self.upstreams.retain(self.owners.credentials())
+        self.gate.forget()
+
+    def take_over(self, wanted: Settings) -> tuple[str, ...]:
+        """
+        Give each object its part of new settings. Returns the keys whose change needs a restart.
+
+        Raises ConfigError or KeyRingError, and nothing has changed.
+        """
+        settings, kept = taken_over(self.settings, wanted)
+        # What may fail comes first.
+        accounts = self.sources.accounts(settings)
+        self.keys.algorithm = settings.access.algorithm
+        self.keys.reload()
+        self.tls.reload(settings.server.client_ca)
+        self.settings = settings
+        self.site.networks = _networks(settings)
+        self.site.origin = _origin(settings)
+        self.registry.addresses = self.token.addresses = Addresses(settings.mirror, settings.upstreams)
+        self.registry.stall_timeout = settings.server.stall_timeout
+        self.manifests.settings = settings.cache
+        self.manifests.upstreams = settings.upstreams
+        self.questions.negative_ttl = settings.cache.negative_ttl
+        self.documents.ttl = settings.cache.documents_ttl
+        self.tokens.lifetime = settings.access.token_lifetime
+        self.refresh_tokens.lifetime = settings.access.refresh_lifetime
+        self.throttle.settings = settings.access
+        self.hashing.forget()
+        groups = Groups(settings.groups, settings.mirror)
+        self.gate.replace(groups, accounts)
+        self.issuer.replace(groups, accounts)
+        self.administration.replace(groups, accounts)
+        return kept
+
+
+def _networks(settings: Settings) -> Networks:
+    return Networks(settings.server.metrics, unix_sockets=settings.mirror.unix_sockets)
+
+
+def _origin(settings: Settings) -> Origin:
+    return Origin(settings.server.trusted_proxies, settings.server.public_url)

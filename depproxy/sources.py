@@ -1,0 +1,94 @@
+"""Every source of accounts that is configured, in the order in which a login is shown to them."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from depproxy.access.certificates import CertificateAccounts
+from depproxy.access.gitlab import GitLabAccounts
+from depproxy.access.hashing import Hashing
+from depproxy.access.htpasswd import HtpasswdAccounts
+from depproxy.access.interface import IAccounts
+from depproxy.access.jwks import KeySets
+from depproxy.access.local import LocalAccounts
+from depproxy.access.oidc import OidcAccounts
+from depproxy.access.portal import Accounts
+from depproxy.config import AccessSettings, Settings
+from depproxy.metrics import Metrics
+from depproxy.upstream.fetch import Fetcher, make_fetcher
+
+
+@frozen
+class _GitLab:
+    settings: AccessSettings
+    accounts: GitLabAccounts
+
+
+class Sources:
+    """Makes the sources anew for each configuration. What those that live elsewhere know outlives a reload."""
+
+    def __init__(self, reactor: Any, hashing: Hashing, metrics: Metrics) -> None:
+        self._reactor = reactor
+        self._hashing = hashing
+        self._metrics = metrics
+        self._fetchers: list[Fetcher] = []
+        self._key_sets = KeySets(self._fetcher_of_issuer, time.time)
+        self._gitlab: _GitLab | None = None
+
+    def accounts(self, settings: Settings) -> Accounts:
+        """The accounts of this configuration. Raises ConfigError, and what it gave before stays good."""
+        access, groups, users = settings.access, settings.groups, settings.users
+        sources: list[IAccounts] = []
+        if access.oidc:
+            # First: it knows its tokens by their form, and nobody else needs to see them.
+            sources.append(OidcAccounts(access.oidc, self._key_sets.of, frozenset(groups), time.time))
+        local = LocalAccounts(users, groups, access, self._hashing, time.time)
+        if users or any(group.deploy_tokens or group.access_tokens for group in groups.values()):
+            sources.append(local)
+        if access.htpasswd is not None:
+            sources.append(HtpasswdAccounts(access.htpasswd, groups, self._hashing))
+        if access.gitlab is not None:
+            sources.append(self._gitlab_accounts(access))
+        return Accounts(sources, CertificateAccounts(users, local.role_of_user, local.user_exists))
+
+    async def close(self) -> None:
+        """Close the connections to sources that live elsewhere."""
+        for fetcher in self._fetchers:
+            await fetcher.close()
+
+    def _gitlab_accounts(self, access: AccessSettings) -> GitLabAccounts:
+        # Its memory holds what no client sends twice, so it stays as long as it can.
+        if self._gitlab is None or self._gitlab.settings != access:
+            settings = access.gitlab
+            assert settings is not None
+            fetcher = self._keep(
+                make_fetcher(
+                    self._reactor,
+                    named=(settings.url,),
+                    ca_file=settings.ca_file,
+                    timeout=settings.timeout,
+                    first_byte_timeout=settings.timeout,
+                    silence_timeout=settings.timeout,
+                    metrics=self._metrics,
+                )
+            )
+            accounts = GitLabAccounts(
+                settings,
+                fetcher,
+                time.time,
+                lifetime=access.token_lifetime,
+                strict=access.require_write_registry,
+            )
+            self._gitlab = _GitLab(access, accounts)
+        return self._gitlab.accounts
+
+    def _fetcher_of_issuer(self, issuer: str, ca_file: Path | None) -> Fetcher:
+        return self._keep(
+            make_fetcher(self._reactor, named=(issuer,), ca_file=ca_file, timeout=5, metrics=self._metrics)
+        )
+
+    def _keep(self, fetcher: Fetcher) -> Fetcher:
+        self._fetchers.append(fetcher)
+        return fetcher

@@ -1,0 +1,134 @@
+"""The API: the settings of a group. Addresses and logins are those of GitLab's."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.python.failure import Failure
+from twisted.web.http import Request
+
+from depproxy.access.administration import Administration, Shown
+from depproxy.access.choices import CREDENTIAL, ENABLED
+from depproxy.access.errors import Unauthenticated
+from depproxy.config.errors import Wrong
+from depproxy.config.names import group_path
+from depproxy.config.values import username
+from depproxy.metrics import Metrics
+from depproxy.oci.errors import Code, OCIError
+from depproxy.upstream.interface import Credential
+from depproxy.web.caller import Caller
+from depproxy.web.logins import from_headers
+from depproxy.web.render import SERVICE, fail
+from depproxy.web.routing import Application
+
+API = b"/api/v4/"
+CHANGING = (b"GET", b"HEAD", b"PATCH")
+KEYS = ("enabled", "identity", "secret")
+LONGEST_SECRET = 255
+
+Choices = Mapping[str, bool | Credential | None]
+
+
+class Api:
+    """Klein's handlers."""
+
+    app = Application()
+
+    def __init__(self, administration: Administration, metrics: Metrics) -> None:
+        self._administration = administration
+        self._metrics = metrics
+
+    @app.route("/api/v4/groups/<path:group>/dependency_proxy/settings")
+    async def settings(self, request: Request, group: str) -> bytes:
+        """What is in force for the group (200), after a change by PATCH; or why not: 400, 401, 403, 415, 429, 504."""
+        try:
+            path, login, caller = _group(group), from_headers(request), Caller(request)
+            if request.method == b"PATCH":
+                shown = await self._administration.change(login, caller, path, _choices(_body(request)))
+            else:
+                shown = await self._administration.show(login, caller, path)
+        except Unauthenticated as error:
+            headers = {"WWW-Authenticate": f'Basic realm="{SERVICE}", charset="UTF-8"'}
+            raise OCIError(Code.UNAUTHORIZED, str(error), headers=headers) from None
+        return _answer(request, _document(shown))
+
+    @app.handle_errors(Exception)  # type: ignore[arg-type]  # Klein types handlers by IRequest.
+    def failed(self, request: Request, failure: Failure) -> None:
+        """Every error that the handler raised."""
+        fail(request, failure, None, self._metrics)
+
+
+def _group(text: str) -> str:
+    try:
+        return group_path(text)
+    except Wrong as wrong:
+        raise OCIError(Code.NAME_INVALID, f"{text[:100]!r} {wrong}") from None
+
+
+def _body(request: Request) -> dict[str, Any]:
+    kind = (request.requestHeaders.getRawHeaders(b"Content-Type") or [b""])[0].partition(b";")[0].strip().lower()
+    if kind != b"application/json":
+        raise _mistake("PATCH takes JSON (Content-Type: application/json)", 415)
+    try:
+        body = json.loads(b"" if request.content is None else request.content.read())
+    except (ValueError, RecursionError):
+        raise _mistake("the body is not JSON") from None
+    if not isinstance(body, dict):
+        raise _mistake("the body must be a JSON object with some of " + ", ".join(KEYS))
+    return body
+
+
+def _choices(body: dict[str, Any]) -> Choices:
+    """What is to be set, by the keys of the settings. Raises OCIError (400)."""
+    for key in body:
+        if key not in KEYS:
+            raise _mistake(f"{key[:100]!r} is no setting of a group; there are {', '.join(KEYS)}")
+    choices: dict[str, bool | Credential | None] = {}
+    if "enabled" in body:
+        if not isinstance(body["enabled"], bool | None):
+            raise _mistake("enabled must be true or false, or null for what the group above has")
+        choices[ENABLED] = body["enabled"]
+    if "identity" in body or "secret" in body:
+        choices[CREDENTIAL] = _credential(body.get("identity", ...), body.get("secret", ...))
+    return choices
+
+
+def _credential(identity: object, secret: object) -> Credential | None:
+    if identity is None and secret is None:
+        return None
+    if not isinstance(identity, str) or not isinstance(secret, str):
+        raise _mistake("identity and secret are set together, as strings, and taken back together, by null for both")
+    try:
+        username(identity)
+    except Wrong as wrong:
+        raise _mistake(f"identity {wrong}") from None
+    if not 1 <= len(secret) <= LONGEST_SECRET or not secret.isprintable():
+        raise _mistake(f"secret must have 1 to {LONGEST_SECRET} characters, and no control characters among them")
+    return Credential(identity, secret)
+
+
+def _document(shown: Shown) -> dict[str, object]:
+    found = shown.effective
+    own = found.credential
+    return {
+        "group": shown.group,
+        "enabled": shown.configured_on and found.enabled,
+        "enabled_by": found.enabled_by if shown.configured_on else "configuration",
+        "identity": None if own is None else own.identity,
+        "identity_by": found.credential_by,
+        "secret_set": own is not None,
+        "secret_usable": own is not None and own.credential is not None,
+    }
+
+
+def _mistake(message: str, status: int = 400) -> OCIError:
+    return OCIError(Code.UNSUPPORTED, message, status=status)
+
+
+def _answer(request: Request, document: Mapping[str, object]) -> bytes:
+    body = json.dumps(document).encode("ascii")
+    headers = request.responseHeaders
+    headers.setRawHeaders(b"Content-Type", [b"application/json"])
+    headers.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+    headers.setRawHeaders(b"Cache-Control", [b"no-store"])
+    return body

@@ -1,0 +1,415 @@
+"""The settings of groups through the API, by real requests; and what a pull is told afterwards."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+
+from depproxy.access.administration import Administration
+from depproxy.access.choices import CREDENTIAL, ENABLED
+from depproxy.access.errors import Unauthenticated
+from depproxy.access.gate import Gate
+from depproxy.access.interface import Login
+from depproxy.access.logins import prove
+from depproxy.access.sealing import Sealer
+from depproxy.access.settings import RunTimeSettings
+from depproxy.access.throttle import Throttle
+from depproxy.config import AccessSettings
+from depproxy.metrics import Metrics
+from depproxy.oci.errors import OCIError
+from depproxy.oci.reference import Name, Tag
+from depproxy.upstream.interface import Credential
+from depproxy.web.addresses import Addresses
+from depproxy.web.api import KEYS, Api, _choices
+from tests.access_cases import ALICE, BOB, BOT, DEPLOY, LAPTOP, NARROW, OLD, House
+from tests.web_support import REACTOR, UPSTREAMS, Answer, Cache, WebTestCase
+
+APP = Name("org/app")
+SECRET = "hub-secret-of-acme"
+NOTHING = {
+    "enabled": True,
+    "enabled_by": None,
+    "identity": None,
+    "identity_by": None,
+    "secret_set": False,
+    "secret_usable": False,
+}
+HUB = {"identity": "acme-bot", "secret": SECRET}
+
+
+def basic(name: str, password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + b64encode(f"{name}:{password}".encode()).decode()}
+
+
+OWNER, GUEST, ADMIN = basic("alice", ALICE), basic("bob", BOB), basic("root", ALICE)
+
+
+class ApiTestCase(WebTestCase):
+    async def setUp(self) -> None:  # type: ignore[override]
+        super().setUp()
+        self.house = House(self.directory)
+        self.index = self.house.index
+        self.sealer = Sealer(self.directory / "keys")
+        self.sealer.load()
+        self.settings = await self.process()
+        rules = self.house.rules()
+        self.gate = Gate(*rules, self.house.tokens, self.settings.enabled, now=self.house.clock)
+        self.settings.changed = self.gate.forget
+        throttle = Throttle(self.index, self.house.clock, AccessSettings())
+        self.administration = Administration(*rules, throttle, self.settings)
+        cache = Cache(self.directory / "data")
+        self.addCleanup(lambda: Deferred.fromCoroutine(cache.settle()))
+        cache.hub.put_manifest(APP, b"{}", Tag("1"))
+        registry = cache.registry(gate=self.gate)
+        registry.addresses = Addresses(self.house.settings.mirror, UPSTREAMS)
+        self.site = self.faces(registry, api=Api(self.administration, Metrics()).app.resource())
+        self.port = self.listen(self.site)
+        self.connection = await self.client(self.port)
+
+    async def process(self) -> RunTimeSettings:
+        """The settings as another process on the same index has them."""
+        settings = RunTimeSettings(self.index, self.sealer, REACTOR)
+        await settings.start()
+        self.addCleanup(settings.stop)
+        return settings
+
+    async def ask(self, path: str, method: str, body: bytes, headers: dict[str, str]) -> Answer:
+        if body:
+            headers = {"Content_Type": "application/json", "Content-Length": str(len(body)), **headers}
+        self.connection.ask(path, method, **headers)
+        self.connection.send(body)
+        answer = await self.connection.answer(method)
+        assert SECRET.encode() not in answer.body
+        return answer
+
+    async def get(self, group: str, method: str = "GET", **headers: str) -> Answer:
+        return await self.ask(f"/api/v4/groups/{group}/dependency_proxy/settings", method, b"", headers)
+
+    async def change(self, group: str, body: object, **headers: str) -> Answer:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return await self.ask(f"/api/v4/groups/{group}/dependency_proxy/settings", "PATCH", data, headers)
+
+    def shown(self, answer: Answer) -> dict[str, Any]:
+        assert answer.status == 200, answer
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["content-length"] == str(len(answer.body))
+        return dict(json.loads(answer.body))
+
+    def refused(self, answer: Answer, status: int, code: str) -> str:
+        assert (answer.status, answer.error) == (status, code), answer
+        (entry,) = json.loads(answer.body)["errors"]
+        return str(entry["message"])
+
+    def tearDown(self) -> None:
+        for secret in (SECRET, ALICE, BOB, LAPTOP, BOT, DEPLOY):
+            assert not self.has_logged(secret)
+
+
+class Reading(ApiTestCase):
+    async def test_nothing_is_set(self) -> None:
+        assert self.shown(await self.get("acme", **OWNER)) == {"group": "acme", **NOTHING}
+
+    async def test_every_kind_of_login(self) -> None:
+        for headers in (
+            OWNER,
+            basic("alice", LAPTOP),
+            {"PRIVATE-TOKEN": LAPTOP},
+            {"private-token": f" {BOT} "},
+            {"Authorization": f"Bearer {LAPTOP}"},
+            {"Authorization": f"bearer {BOT}"},
+            basic("acme-ci", DEPLOY),
+            ADMIN,
+        ):
+            self.shown(await self.get("acme", **headers))
+
+    async def test_a_guest(self) -> None:
+        assert self.shown(await self.get("acme%2Ftools", **GUEST)) == {"group": "acme/tools", **NOTHING}
+
+    async def test_how_a_group_may_be_written(self) -> None:
+        for path in ("acme%2Ftools", "acme%2ftools", "acme/tools", "ACME%2FTools"):
+            assert self.shown(await self.get(path, **OWNER))["group"] == "acme/tools"
+
+    async def test_head(self) -> None:
+        answer = await self.get("acme", "HEAD", **OWNER)
+        assert (answer.status, answer.body) == (200, b"")
+        assert int(answer.headers["content-length"]) > 2
+
+    async def test_inherited(self) -> None:
+        await self.settings.change("acme", {ENABLED: False, CREDENTIAL: Credential("acme-bot", SECRET)})
+        assert self.shown(await self.get("acme%2Ftools", **GUEST)) == {
+            "group": "acme/tools",
+            "enabled": False,
+            "enabled_by": "acme",
+            "identity": "acme-bot",
+            "identity_by": "acme",
+            "secret_set": True,
+            "secret_usable": True,
+        }
+
+    async def test_the_configuration_has_the_last_word(self) -> None:
+        await self.settings.change("closed", {ENABLED: True})
+        found = self.shown(await self.get("closed", **OWNER))
+        assert (found["enabled"], found["enabled_by"]) == (False, "configuration")
+
+    async def test_what_another_process_has_just_changed(self) -> None:
+        other = await self.process()
+        await other.change("acme", {ENABLED: False})
+        assert self.settings.enabled("acme")
+        assert self.shown(await self.get("acme", **OWNER))["enabled"] is False
+
+    async def test_a_secret_that_is_lost(self) -> None:
+        await self.settings.change("acme", {CREDENTIAL: Credential("acme-bot", SECRET)})
+        self.sealer.path.unlink()
+        self.sealer.load()
+        self.administration._settings = await self.process()
+        found = self.shown(await self.get("acme", **OWNER))
+        assert (found["identity"], found["secret_set"], found["secret_usable"]) == ("acme-bot", True, False)
+        assert self.has_logged("set it again")
+
+    async def test_while_the_index_is_away(self) -> None:
+        await self.settings.change("acme", {ENABLED: False})
+        self.index.available = False
+        assert self.shown(await self.get("acme", **OWNER))["enabled"] is False
+        assert self.has_logged("the settings of group acme may have changed")
+
+
+class Refusals(ApiTestCase):
+    async def test_nobody(self) -> None:
+        for group in ("acme", "nowhere"):
+            answer = await self.get(group)
+            assert "PRIVATE-TOKEN" in self.refused(answer, 401, "UNAUTHORIZED")
+            assert answer.headers["www-authenticate"] == 'Basic realm="dependency_proxy", charset="UTF-8"'
+            self.refused(await self.change(group, {"enabled": False}), 401, "UNAUTHORIZED")
+        assert self.index.settings == {}
+
+    async def test_wrong_logins(self) -> None:
+        for headers in (
+            basic("alice", "wrong"),
+            basic("nobody", ALICE),
+            {"PRIVATE-TOKEN": "dpp_wrong"},
+            {"PRIVATE-TOKEN": ALICE},
+            {"Authorization": "Bearer dpg_wrong"},
+            {"Authorization": "Bearer "},
+            basic("alice", DEPLOY),
+        ):
+            message = self.refused(await self.get("acme", **headers), 401, "UNAUTHORIZED")
+            assert "wrong" in message or "needed" in message
+
+    async def test_tokens_that_are_not_enough(self) -> None:
+        assert "expired" in self.refused(await self.get("acme", PRIVATE_TOKEN=OLD), 401, "UNAUTHORIZED")
+        assert "scopes" in self.refused(await self.get("acme", PRIVATE_TOKEN=NARROW), 401, "UNAUTHORIZED")
+
+    async def test_headers_that_are_none(self) -> None:
+        for value in ("Basic !", "Digest x", "Basic " + b64encode(b"no colon").decode()):
+            self.refused(await self.get("acme", Authorization=value), 400, "UNSUPPORTED")
+        self.refused(await self.get("acme", PRIVATE_TOKEN="x" * 17000), 400, "UNSUPPORTED")
+
+    async def test_guessing_is_slowed(self) -> None:
+        for _ in range(1000):
+            answer = await self.get("acme", **basic("alice", "wrong"))
+            if answer.status == 429:
+                break
+        assert self.refused(answer, 429, "TOOMANYREQUESTS")
+        assert int(answer.headers["retry-after"]) > 0
+
+    async def test_tokens_without_a_user_name_are_not_one_account(self) -> None:
+        """Whoever guesses from many addresses locks out nobody else."""
+        accounts, throttle = self.house.rules()[1], Throttle(self.index, self.house.clock, AccessSettings())
+        for number in range(100):
+            login = Login("", "glpat-guessed", f"192.0.2.{number}")
+            with pytest.raises(Unauthenticated):
+                await prove(login, accounts, throttle, "")
+
+    async def test_no_role_and_no_group_look_alike(self) -> None:
+        for method in ("get", "patch"):
+            told = []
+            for group in ("other", "nowhere"):
+                answer = await (self.get(group, **GUEST) if method == "get" else self.change(group, {}, **GUEST))
+                told.append(self.refused(answer, 403, "DENIED").replace(group, "GROUP"))
+            assert told == ["group GROUP: bob has no role here; an owner of the group can give one"] * 2
+        # Not even for an admin there is a group that is not there.
+        self.refused(await self.get("nowhere", **ADMIN), 403, "DENIED")
+
+    async def test_only_owners_change(self) -> None:
+        for group, headers in (("acme%2Ftools", GUEST), ("acme", {"PRIVATE-TOKEN": BOT}), ("closed", OWNER)):
+            message = self.refused(await self.change(group, {"enabled": False}, **headers), 403, "DENIED")
+            assert "is guest; an owner may change settings" in message
+        assert self.index.settings == {}
+
+    async def test_addresses(self) -> None:
+        assert "group path" in self.refused(await self.get("-acme", **OWNER), 400, "NAME_INVALID")
+        self.refused(await self.get("acme%252Ftools", **OWNER), 400, "NAME_INVALID")
+        self.refused(await self.get("acme%2F..", **OWNER), 400, "NAME_INVALID")
+        for path in ("/api/v4/", "/api/v4/groups", "/api/v4/groups/acme/dependency_proxy/setting"):
+            answer = await self.ask(path, "GET", b"", OWNER)
+            self.refused(answer, 404, "NAME_UNKNOWN")
+
+    async def test_methods(self) -> None:
+        for method in ("POST", "PUT", "DELETE"):
+            answer = await self.get("acme", method, **OWNER)
+            self.refused(answer, 405, "UNSUPPORTED")
+            assert answer.headers["allow"] == "GET, HEAD, PATCH"
+
+
+class Changing(ApiTestCase):
+    async def test_turning_off_and_on(self) -> None:
+        found = self.shown(await self.change("acme", {"enabled": False}, **OWNER))
+        assert (found["enabled"], found["enabled_by"]) == (False, "acme")
+        found = self.shown(await self.change("acme%2Ftools", {"enabled": True}, **OWNER))
+        assert (found["enabled"], found["enabled_by"]) == (True, "acme/tools")
+        found = self.shown(await self.change("acme%2Ftools", {"enabled": None}, **OWNER))
+        assert (found["enabled"], found["enabled_by"]) == (False, "acme")
+
+    async def test_a_credential(self) -> None:
+        found = self.shown(await self.change("acme", HUB, **OWNER))
+        assert (found["identity"], found["identity_by"], found["secret_set"]) == ("acme-bot", "acme", True)
+        assert self.settings.find("docker.io", "acme/tools") == Credential("acme-bot", SECRET)
+        assert SECRET not in repr(self.index.settings)
+        found = self.shown(await self.change("acme", {"enabled": True}, **OWNER))
+        assert found["secret_set"]
+        assert self.shown(await self.change("acme", dict.fromkeys(HUB), **OWNER)) == {
+            "group": "acme",
+            **NOTHING,
+            "enabled_by": "acme",
+        }
+
+    async def test_nothing_to_change(self) -> None:
+        assert self.shown(await self.change("acme", {}, **OWNER)) == {"group": "acme", **NOTHING}
+
+    async def test_by_whom(self) -> None:
+        for headers in (ADMIN, {"PRIVATE-TOKEN": LAPTOP}, basic("whoever", LAPTOP)):
+            self.shown(await self.change("acme", {"enabled": True}, **headers))
+
+    async def test_it_is_logged(self) -> None:
+        await self.change("acme", {**HUB, "enabled": None}, **OWNER)
+        assert self.has_logged("alice (local) has changed settings of group acme: enabled taken back, credential")
+
+    async def test_what_is_refused_changes_nothing(self) -> None:
+        for body, words in (
+            (b"{", "not JSON"),
+            (b"", "Content-Type"),
+            (b"\xff", "not JSON"),
+            (b"[" * 60_000, "not JSON"),
+            ([], "JSON object"),
+            ("acme", "JSON object"),
+            ({"enabled": 0}, "enabled must be"),
+            ({"enabled": "no"}, "enabled must be"),
+            ({"enabled": False, "ttl_policy": {}}, "'ttl_policy' is no setting"),
+            ({"enabled": False, "identity": "acme-bot"}, "together"),
+            ({"enabled": False, "secret": "x"}, "together"),
+            ({"identity": None}, "together"),
+            ({"identity": "acme-bot", "secret": None}, "together"),
+            ({"identity": 5, "secret": "x"}, "together"),
+            ({"identity": "", "secret": "x"}, "identity must be"),
+            ({"identity": "a:b", "secret": "x"}, "identity must be"),
+            ({"identity": "a\nb", "secret": "x"}, "identity must be"),
+            ({"identity": "a" * 256, "secret": "x"}, "identity must be"),
+            ({"identity": "acme-bot", "secret": ""}, "secret must have"),
+            ({"identity": "acme-bot", "secret": "x" * 256}, "secret must have"),
+            ({"identity": "acme-bot", "secret": f"{SECRET}\n"}, "secret must have"),
+            (b'{"identity": "acme-bot", "secret": "\\ud800"}', "secret must have"),
+        ):
+            answer = await self.change("acme", body, **OWNER)
+            assert words in self.refused(answer, 415 if body == b"" else 400, "UNSUPPORTED"), body
+        assert self.index.settings == {}
+
+    async def test_limits(self) -> None:
+        longest = {"identity": "é" * 255, "secret": "√" * 255}
+        assert self.shown(await self.change("acme", longest, **OWNER))["identity"] == "é" * 255
+        assert self.settings.find("docker.io", "acme") == Credential("é" * 255, "√" * 255)
+        body = json.dumps({"enabled": False}).encode()
+        self.shown(await self.change("acme", body + b" " * ((64 << 10) - len(body)), **OWNER))
+        answer = await self.change("acme", body + b" " * (64 << 10), **OWNER)
+        self.refused(answer, 413, "SIZE_INVALID")
+
+    async def test_other_types_of_body(self) -> None:
+        for kind in ("application/x-www-form-urlencoded", "text/plain", "application/jsonx"):
+            answer = await self.change("acme", {"enabled": False}, **OWNER, Content_Type=kind)
+            assert "application/json" in self.refused(answer, 415, "UNSUPPORTED")
+        self.shown(await self.change("acme", {}, **OWNER, Content_Type="Application/JSON; charset=utf-8"))
+
+    async def test_while_the_index_is_away(self) -> None:
+        self.index.available = False
+        message = self.refused(await self.change("acme", HUB, **OWNER), 504, "UNAVAILABLE")
+        assert "try again" in message
+        self.index.available = True
+        self.shown(await self.change("acme", HUB, **OWNER))
+
+    async def test_another_configuration(self) -> None:
+        self.house.text = self.house.text.replace('alice = "owner"', 'alice = "maintainer"')
+        self.administration.replace(*self.house.rules())
+        self.refused(await self.change("acme", {"enabled": False}, **OWNER), 403, "DENIED")
+        self.shown(await self.get("acme", **OWNER))
+
+
+class Pulling(ApiTestCase):
+    """What a client notices that has a token."""
+
+    async def pull(self, token: str, group: str = "acme") -> Answer:
+        path = f"/v2/{group}/dependency_proxy/containers/{APP}/manifests/1"
+        return await self.ask(path, "GET", b"", {"Authorization": f"Bearer {token}"} if token else {})
+
+    async def token(self, *groups: str) -> str:
+        account = await self.house.rules()[1].login(Login("alice", ALICE, "127.0.0.1"))
+        return self.house.tokens.issue(account.identity, groups).token
+
+    async def test_an_owner_turns_his_group_off_and_on(self) -> None:
+        token = await self.token("acme", "acme/tools")
+        for _ in range(2):
+            assert (await self.pull(token)).status == 200
+        await self.change("acme", {"enabled": False}, **OWNER)
+        assert "turned off" in self.refused(await self.pull(token), 403, "DENIED")
+        assert "turned off" in self.refused(await self.pull(token, "acme/tools"), 403, "DENIED")
+        await self.change("acme%2Ftools", {"enabled": True}, **OWNER)
+        assert (await self.pull(token, "acme/tools")).status == 200
+        await self.change("acme", {"enabled": None}, **OWNER)
+        assert (await self.pull(token)).status == 200
+
+    async def test_in_another_process(self) -> None:
+        """A pass that is remembered ends with the next look at the index."""
+        token = await self.token("acme", "acme/tools")
+        assert (await self.pull(token)).status == 200
+        other = await self.process()
+        await other.change("acme", {ENABLED: False})
+        await self.settings.refresh()
+        self.refused(await self.pull(token), 403, "DENIED")
+
+    async def test_a_group_that_is_open(self) -> None:
+        assert (await self.pull("", "open")).status == 200
+        await self.change("open", {"enabled": False}, **ADMIN)
+        self.refused(await self.pull("", "open"), 403, "DENIED")
+
+    async def test_one_that_the_configuration_turns_off(self) -> None:
+        await self.change("closed", {"enabled": True}, **ADMIN)
+        self.refused(await self.pull(await self.token("closed"), "closed"), 403, "DENIED")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2),
+    max_leaves=3,
+)
+
+
+@given(st.dictionaries(st.sampled_from((*KEYS, "Enabled", "")), json_values))
+def test_any_body(body: dict[str, Any]) -> None:
+    """It is refused, or says what the body says."""
+    try:
+        choices = _choices(body)
+    except OCIError:
+        return
+    assert (ENABLED in choices) == ("enabled" in body)
+    assert choices.get(ENABLED) is body.get("enabled")
+    own = choices.get(CREDENTIAL)
+    assert (CREDENTIAL in choices) == ("identity" in body)
+    if isinstance(own, Credential):
+        assert (own.username, own.password) == (body["identity"], body["secret"])
+    else:
+        assert body.get("identity") is body.get("secret") is None

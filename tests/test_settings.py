@@ -1,0 +1,447 @@
+"""Settings that owners change at run time: inherited, kept, shared by processes, and going on through an outage."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as profile
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from depproxy.access.choices import (
+    CREDENTIAL,
+    ENABLED,
+    NO_CHOICES,
+    Choices,
+    OwnCredential,
+    decode,
+    encode,
+    nearest,
+)
+from depproxy.access.roles import lineage
+from depproxy.access.sealing import Sealer
+from depproxy.access.settings import MAX_GROUPS, REFRESH, RunTimeSettings
+from depproxy.index.interface import IndexUnavailable
+from depproxy.oci.errors import OCIError
+from depproxy.upstream.errors import Refused
+from depproxy.upstream.interface import Credential, IGroupCredentials
+from tests.cache_tools import Outcome
+from tests.fakes import MemoryIndex
+from tests.index_tools import RedisTestCase, until
+
+GROUPS = ("acme", "acme/tools", "acme/tools/ci", "acme/toolsmith", "other", "ac")
+ALICE, BOB = Credential("alice", "alice's secret"), Credential("bob", "bob's secret")
+KEPT: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def sealer() -> Sealer:
+    """With a key of its own."""
+    directory = tempfile.TemporaryDirectory()
+    KEPT.append(directory)
+    made = Sealer(Path(directory.name) / "keys")
+    made.load()
+    return made
+
+
+SEALER = sealer()
+groups = st.sampled_from(GROUPS)
+switches = st.sampled_from((True, False, None))
+credentials = st.one_of(
+    st.none(),
+    st.builds(
+        Credential,
+        st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters=":"), min_size=1, max_size=20),
+        st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20),
+    ),
+)
+
+
+# The choices of one group
+
+
+@given(group=groups, other=groups, enabled=switches, credential=credentials)
+def test_choices_are_read_as_they_were_written(
+    group: str, other: str, enabled: bool | None, credential: Credential | None
+) -> None:
+    written = {
+        ENABLED: encode(group, ENABLED, enabled, SEALER),
+        CREDENTIAL: encode(group, CREDENTIAL, credential, SEALER),
+    }
+    values = {key: value for key, value in written.items() if value is not None}
+    own = None if credential is None else OwnCredential(credential.username, credential)
+    assert decode(group, values, SEALER) == Choices(enabled, own)
+    if group != other and credential is not None:
+        # Moved to another group, it gives its secret to nobody.
+        assert decode(other, values, SEALER) == Choices(enabled, OwnCredential(credential.username, None))
+
+
+def test_a_secret_under_another_name() -> None:
+    value = encode("acme", CREDENTIAL, ALICE, SEALER)
+    assert value is not None
+    moved = value.replace(b" alice", b" mallory")
+    assert decode("acme", {CREDENTIAL: moved}, SEALER).credential == OwnCredential("mallory", None)
+
+
+def test_a_secret_is_not_shown() -> None:
+    own = OwnCredential("alice", ALICE)
+    assert "secret" not in repr(Choices(True, own)).replace("secret=None", "")
+    value = encode("acme", CREDENTIAL, ALICE, SEALER)
+    assert value is not None
+    assert b"secret" not in value
+
+
+@pytest.mark.parametrize("values", [{}, {"enabled": b"2"}, {"enabled": b""}, {"credential": b"junk"}, {"later": b"1"}])
+def test_what_was_never_written(values: dict[str, bytes]) -> None:
+    assert decode("acme", values, SEALER) == NO_CHOICES
+
+
+@given(st.dictionaries(groups, st.builds(Choices, switches)), groups)
+def test_the_nearest_choice_counts(table: dict[str, Choices], group: str) -> None:
+    """As one would say it: from the top down, each group that has chosen has the last word so far."""
+    expected = None
+    segments = group.split("/")
+    for depth in range(1, len(segments) + 1):
+        path = "/".join(segments[:depth])
+        chosen = table[path].enabled if path in table else None
+        if chosen is not None:
+            expected = path, chosen
+    assert nearest(table, group, lambda choices: choices.enabled) == expected
+
+
+def test_lineage() -> None:
+    assert list(lineage("a/b/c")) == ["a/b/c", "a/b", "a"]
+    assert list(lineage("a")) == ["a"]
+
+
+# In force
+
+
+@implementer(ILogObserver)
+class Log:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __call__(self, event: LogEvent) -> None:
+        self.lines.append(formatEvent(event))
+
+
+class InForce(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.index = MemoryIndex(self.clock.seconds)
+        self.log = Log()
+        globalLogPublisher.addObserver(self.log)
+        self.addCleanup(globalLogPublisher.removeObserver, self.log)
+        self.changes = 0
+        self.settings = self.process(changed=self.changed)
+
+    def changed(self) -> None:
+        self.changes += 1
+
+    def process(self, key: Sealer = SEALER, **options: Any) -> RunTimeSettings:
+        """The settings as another process has them, started."""
+        made = RunTimeSettings(self.index, key, self.clock, **options)
+        self.start(made)
+        return made
+
+    def start(self, settings: RunTimeSettings) -> None:
+        assert Outcome(settings.start()).value is None
+        self.addCleanup(settings.stop)
+
+    def change(self, group: str, settings: RunTimeSettings | None = None, **choices: bool | Credential | None) -> None:
+        assert Outcome((settings or self.settings).change(group, choices)).value is None
+
+    def logged(self, words: str) -> int:
+        return sum(words in line for line in self.log.lines)
+
+    def test_interface(self) -> None:
+        verifyObject(IGroupCredentials, self.settings)
+
+    def test_nobody_has_chosen(self) -> None:
+        assert self.settings.enabled("acme")
+        assert self.settings.find("docker.io", "acme") is None
+        found = self.settings.effective("acme")
+        assert (found.enabled, found.enabled_by, found.credential, found.credential_by) == (True, None, None, None)
+        assert (self.settings.credentials(), self.changes) == (frozenset(), 0)
+
+    def test_turning_off(self) -> None:
+        self.change("acme", enabled=False)
+        assert not self.settings.enabled("acme")
+        assert not self.settings.enabled("acme/tools/ci")
+        assert self.settings.enabled("acm")
+        assert self.settings.enabled("acmeology")
+        self.change("acme/tools", enabled=True)
+        assert self.settings.enabled("acme/tools/ci")
+        assert not self.settings.enabled("acme/toolsmith")
+        self.change("acme/tools", enabled=None)
+        assert not self.settings.enabled("acme/tools/ci")
+        assert self.settings.effective("acme/tools/ci").enabled_by == "acme"
+        assert self.changes == 3
+
+    def test_credentials(self) -> None:
+        self.change("acme", credential=ALICE)
+        self.change("acme/tools", credential=BOB)
+        found = [self.settings.find("docker.io", group) for group in ("acme", "acme/x", "acme/tools/ci", "other")]
+        assert found == [ALICE, ALICE, BOB, None]
+        assert self.settings.credentials() == {ALICE, BOB}
+        # Of Docker Hub alone.
+        assert self.settings.find("ghcr.io", "acme") is None
+        self.change("acme/tools", credential=None)
+        assert self.settings.find("docker.io", "acme/tools/ci") == ALICE
+        assert self.settings.credentials() == {ALICE}
+
+    def test_the_one_does_not_touch_the_other(self) -> None:
+        self.change("acme", enabled=False, credential=ALICE)
+        self.change("acme", enabled=None)
+        assert self.settings.find("docker.io", "acme") == ALICE
+        self.change("acme", credential=None)
+        assert self.settings.effective("acme") == self.settings.effective("other")
+        assert self.index.settings == {"acme": {}}
+
+    def test_other_processes_see_it_soon(self) -> None:
+        told: list[None] = []
+        other = self.process(changed=lambda: told.append(None))
+        self.change("acme", enabled=False)
+        assert other.enabled("acme")
+        assert told == []
+        self.clock.advance(REFRESH)
+        assert REFRESH < 5
+        assert not other.enabled("acme")
+        # Once, and in the process that made the change not again.
+        self.clock.pump([REFRESH] * 3)
+        assert (len(told), self.changes) == (1, 1)
+
+    def test_two_processes_change_one_group(self) -> None:
+        """Neither has seen what the other did."""
+        other = self.process()
+        self.change("acme", enabled=False)
+        self.change("acme", other, credential=ALICE)
+        self.clock.advance(REFRESH)
+        for settings in (self.settings, other):
+            assert not settings.enabled("acme")
+            assert settings.find("docker.io", "acme") == ALICE
+
+    def test_what_was_read_before_does_not_undo_what_was_written_after(self) -> None:
+        self.change("other", enabled=False)
+        self.process().change("third", {ENABLED: False}).close()
+        self.index._settings_version += 1
+        self.index.held = True
+        reading = Outcome(self.settings.refresh())
+        writing = Outcome(self.settings.change("acme", {ENABLED: False}))
+        assert reading.waits
+        while self.index._waiting:
+            self.index.release()
+        assert (reading.value, writing.value) == (None, None)
+        assert not self.settings.enabled("acme")
+
+    def test_who_leaves_while_he_waits(self) -> None:
+        self.index.held = True
+        first, second = (Outcome(self.settings.change("acme", {ENABLED: False})) for _ in range(2))
+        second.leave()
+        first.leave()
+        self.index.release()
+        self.change("acme", enabled=False)
+        assert not self.settings.enabled("acme")
+
+    def test_an_outage(self) -> None:
+        self.change("acme", enabled=False, credential=ALICE)
+        self.index.available = False
+        self.clock.pump([REFRESH] * 3)
+        assert not self.settings.enabled("acme")
+        assert self.settings.find("docker.io", "acme") == ALICE
+        assert self.logged("those known last go on") == 1
+        assert isinstance(Outcome(self.settings.change("acme", {ENABLED: True})).error, IndexUnavailable)
+        assert not self.settings.enabled("acme")
+        self.index.available = True
+        self.clock.advance(REFRESH)
+        self.change("acme", enabled=True)
+        assert self.settings.enabled("acme")
+        self.index.available = False
+        self.clock.advance(REFRESH)
+        assert self.logged("those known last go on") == 2
+
+    def test_an_outage_at_the_start(self) -> None:
+        self.change("acme", enabled=False)
+        self.index.available = False
+        late = self.process()
+        assert late.enabled("acme")
+        assert late.find("docker.io", "acme") is None
+        assert self.logged("the configuration alone counts: ") == 1
+        self.index.available = True
+        self.clock.advance(REFRESH)
+        assert not late.enabled("acme")
+
+    def test_a_lost_key(self) -> None:
+        """It is one group's trouble, and he who can mend it is told what to do."""
+        self.change("acme", credential=ALICE, enabled=False)
+        self.change("other", enabled=False)
+        late = self.process(sealer())
+        with pytest.raises(Refused, match=r"group acme .* set it again"):
+            late.find("docker.io", "acme/tools")
+        assert late.find("ghcr.io", "acme/tools") is None
+        assert late.find("docker.io", "other") is None
+        assert [late.enabled(group) for group in ("acme", "other", "third")] == [False, False, True]
+        found = late.effective("acme")
+        assert found.credential == OwnCredential("alice", None)
+        assert late.credentials() == frozenset()
+        self.clock.pump([REFRESH] * 2)
+        assert self.logged("group acme cannot be read any more") == 1
+        self.change("acme", late, credential=BOB)
+        assert late.find("docker.io", "acme/tools") == BOB
+
+    def test_a_secret_that_was_moved_in_redis(self) -> None:
+        self.change("acme", credential=ALICE)
+        self.index.settings["other"] = dict(self.index.settings["acme"])
+        late = self.process()
+        assert late.find("docker.io", "acme") == ALICE
+        with pytest.raises(Refused):
+            late.find("docker.io", "other")
+
+    def test_what_a_later_version_wrote(self) -> None:
+        self.index.settings["acme"] = {"enabled": b"maybe", "later": b"1"}
+        late = self.process()
+        assert late.enabled("acme")
+        assert self.logged("group acme cannot be read; they are left out") == 1
+        # It is not lost.
+        self.change("acme", late, enabled=False)
+        assert self.index.settings["acme"] == {"enabled": b"0", "later": b"1"}
+
+    def test_there_are_bounds(self) -> None:
+        self.index.settings = {f"g{number}": {"enabled": b"1"} for number in range(MAX_GROUPS)}
+        full = self.process()
+        assert isinstance(Outcome(full.change("acme", {ENABLED: False})).error, OCIError)
+        self.change("g7", full, enabled=False)
+        assert not full.enabled("g7")
+
+    def test_it_ends(self) -> None:
+        self.settings.stop()
+        self.settings.stop()
+        assert self.clock.getDelayedCalls() == []
+        self.start(self.settings)
+        assert len(self.clock.getDelayedCalls()) == 1
+
+    def test_no_secret_is_logged(self) -> None:
+        self.change("acme", credential=ALICE)
+        self.process(sealer())
+        assert self.logged("alice's secret") == 0
+
+
+class InRedis(RedisTestCase):
+    async def prepare(self) -> None:
+        self.clock = Clock()
+        self.key = Sealer(Path(tempfile.mkdtemp(prefix="dpkeys-")) / "keys")
+        self.addCleanup(shutil.rmtree, self.key.path.parent.parent)
+        self.key.load()
+
+    async def process(self) -> RunTimeSettings:
+        settings = RunTimeSettings(await self.started(), self.key, self.clock)
+        await settings.start()
+        self.addCleanup(settings.stop)
+        return settings
+
+    async def test_two_processes(self) -> None:
+        one, two = await self.process(), await self.process()
+        await one.change("acme", {ENABLED: False, CREDENTIAL: ALICE})
+        assert not one.enabled("acme/tools")
+        assert two.enabled("acme/tools")
+        self.clock.advance(REFRESH)
+        await until(lambda: not two.enabled("acme/tools"))
+        assert two.find("docker.io", "acme/tools") == ALICE
+        dump = repr(await self.raw("HGETALL", "depproxy:1:settings"))
+        assert "alice" in dump
+        assert "secret" not in dump
+
+    async def test_redis_is_gone_and_comes_back(self) -> None:
+        settings = await self.process()
+        await settings.change("acme", {ENABLED: False})
+        await self.server.stop()
+        with pytest.raises(IndexUnavailable):
+            await settings.change("acme", {ENABLED: True})
+        with pytest.raises(IndexUnavailable):
+            await settings.refresh()
+        assert not settings.enabled("acme")
+        await self.server.start()
+        await until(lambda: self.log.count("connected to R") == 2)
+        await settings.change("acme", {ENABLED: True})
+        assert settings.enabled("acme")
+
+
+class Processes(RuleBasedStateMachine):
+    """Three processes, an index that comes and goes, and owners who change things in any of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.index = MemoryIndex(self.clock.seconds)
+        self.processes = [RunTimeSettings(self.index, SEALER, self.clock) for _ in range(3)]
+        for process in self.processes:
+            assert Outcome(process.start()).value is None
+        self.chosen: dict[str, Choices] = {}
+        self.fresh = True
+
+    @rule(who=st.integers(0, 2), group=groups, enabled=switches)
+    def switch(self, who: int, group: str, enabled: bool | None) -> None:
+        if self.change(who, group, ENABLED, enabled):
+            self.chosen[group] = Choices(enabled, self.chosen.get(group, NO_CHOICES).credential)
+            # At once, though this process may not know what the others did.
+            assert enabled is None or self.processes[who].enabled(group) == enabled
+
+    @rule(who=st.integers(0, 2), group=groups, credential=st.sampled_from((ALICE, BOB, None)))
+    def set_secret(self, who: int, group: str, credential: Credential | None) -> None:
+        if self.change(who, group, CREDENTIAL, credential):
+            own = None if credential is None else OwnCredential(credential.username, credential)
+            self.chosen[group] = Choices(self.chosen.get(group, NO_CHOICES).enabled, own)
+
+    def change(self, who: int, group: str, key: str, choice: bool | Credential | None) -> bool:
+        outcome = Outcome(self.processes[who].change(group, {key: choice}))
+        if not self.index.available:
+            assert isinstance(outcome.error, IndexUnavailable)
+            return False
+        assert outcome.value is None
+        self.fresh = False
+        return True
+
+    @rule(available=st.booleans())
+    def outage(self, available: bool) -> None:
+        self.index.available = available
+
+    @rule()
+    def time_passes(self) -> None:
+        self.clock.advance(REFRESH)
+        self.fresh = self.fresh or self.index.available
+
+    @invariant()
+    def all_agree_after_a_while(self) -> None:
+        if not self.fresh:
+            return
+        for process in self.processes:
+            for group in GROUPS:
+                enabled, credential = self.expected(group)
+                assert process.enabled(group) == enabled
+                assert process.find("docker.io", group) == credential
+
+    def expected(self, group: str) -> tuple[bool, Credential | None]:
+        enabled, credential = True, None
+        for path in reversed(list(lineage(group))):
+            choices = self.chosen.get(path, NO_CHOICES)
+            enabled = enabled if choices.enabled is None else choices.enabled
+            credential = credential if choices.credential is None else choices.credential.credential
+        return enabled, credential
+
+    def teardown(self) -> None:
+        for process in self.processes:
+            process.stop()
+
+
+TestProcesses = Processes.TestCase
+TestProcesses.settings = profile(max_examples=30, stateful_step_count=20)
