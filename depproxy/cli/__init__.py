@@ -1,0 +1,31 @@
+"""The ``depproxy`` command for operators."""
+
+from __future__ import annotations
+
+import click
+
+from depproxy import __version__
+from depproxy.cli.accounts import hash_password_command, user
+from depproxy.cli.check import check_config
+from depproxy.cli.command import example
+from depproxy.cli.keys import keys
+from depproxy.cli.tokens import token
+
+_SERVER = "twistd --nodaemon --pidfile= depproxy --config /etc/depproxy/depproxy.toml"
+
+
+@click.group(
+    epilog=example(
+        "depproxy check-config /etc/depproxy/depproxy.toml",
+        "depproxy user add alice --group acme=guest",
+        "depproxy token create --user alice --name laptop --expires 90d",
+        more=f"The server itself is started with:\n\n\b\n  {_SERVER}",
+    ),
+)
+@click.version_option(__version__, message="depproxy %(version)s")
+def main() -> None:
+    """Looks after depproxy, a pull-through cache for container images."""
+
+
+for command in (check_config, hash_password_command, user, token, keys):
+    main.add_command(command)

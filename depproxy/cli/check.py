@@ -1,0 +1,79 @@
+"""``depproxy check-config``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from depproxy.cli.command import Command, environ, example
+from depproxy.cli.file import read
+from depproxy.cli.listing import tokens
+from depproxy.config import Settings, UpstreamSettings, mask
+
+
+@click.command(
+    "check-config",
+    cls=Command,
+    epilog=example(
+        "depproxy check-config /etc/depproxy/depproxy.toml",
+        more="exit status: 0 if the file is correct, 1 if it is not, 2 if the command is wrong",
+    ),
+)
+@click.argument("file", type=click.Path(path_type=Path))
+def check_config(file: Path) -> None:
+    """Say whether a configuration file is correct.
+
+    Reads FILE as the server would and prints in short what it means. The first mistake is told in one line on standard
+    error, with the file, the key, the value and what would be right.
+    """
+    settings = read(file, environ())
+    click.echo(f"{file}: correct")
+    for title, line in summary(settings):
+        click.echo(f"  {title:<11} {line}")
+
+
+def summary(settings: Settings) -> Iterator[tuple[str, str]]:
+    """The settings that an operator looks for first, as titles and lines without passwords."""
+    mirror = settings.mirror
+    for listen in settings.server.listen:
+        yield "listen", listen
+    yield "public URL", settings.server.public_url
+    yield "storage", os.fspath(settings.storage.path)
+    yield "index", mask(settings.index.url)
+    for upstream in settings.upstreams.values():
+        yield "upstream", _upstream(upstream)
+    admitted = [str(network) for network in mirror.anonymous]
+    if mirror.unix_sockets:
+        admitted.append("unix sockets")
+    yield "mirror", f"{mirror.upstream}, group {mirror.group}, open to {', '.join(admitted) or 'nobody'}"
+    for group in settings.groups.values():
+        yield "group", group.path if group.enabled else f"{group.path} (disabled)"
+    yield "accounts", _accounts(settings)
+
+
+def _accounts(settings: Settings) -> str:
+    parts = [_count(len(settings.users), "user"), _count(sum(1 for _ in tokens(settings)), "token")]
+    if settings.access.htpasswd is not None:
+        parts.append(f"those of {settings.access.htpasswd}")
+    if settings.access.gitlab is not None:
+        parts.append(f"those of {settings.access.gitlab.host}")
+    parts += [f"those of {issuer.issuer}" for issuer in settings.access.oidc]
+    return ", ".join(parts)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
+
+
+def _upstream(upstream: UpstreamSettings) -> str:
+    parts = [f"{upstream.name} at {upstream.url}"]
+    if upstream.username is not None:
+        parts.append(f"as {upstream.username}")
+    if upstream.proxy is not None:
+        parts.append(f"through {upstream.proxy}")
+    if upstream.prefixes:
+        parts.append(f"also as {', '.join(upstream.prefixes)}")
+    return ", ".join(parts)
