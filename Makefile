@@ -53,4 +53,5 @@ $(VENV)/test: $(VENV)/bin/python setup.cfg
 packages:
 	@sh .ci/need redis-server=redis-server docker-registry=docker-registry dockerd=docker.io \
 	    containerd=containerd podman=podman skopeo=skopeo nginx=nginx-light wrk=wrk /bin/busybox=busybox-static \
-	    systemd-analyze=systemd curl=curl ip=iproute2 ps=procps prlimit=util-linux
+	    systemd-analyze=systemd systemd-nspawn=systemd-container nsenter=util-linux \
+	    curl=curl ip=iproute2 ps=procps prlimit=util-linux

@@ -68,13 +68,14 @@ def hub(one_hub: Hub) -> Iterator[Hub]:
 def start_proxy(hub: Hub, place: Path) -> Iterator[Callable[..., Proxy]]:
     """Starts depproxy before the double: ``start_proxy(config="...", upstream="...")``; ended with the test.
 
-    ``upstream`` is TOML that goes into the table of docker.io, ``config`` is whatever else.
+    ``upstream`` is TOML that goes into the table of docker.io, ``config`` is whatever else. For the others see
+    ``Proxy``.
     """
     started: list[Proxy] = []
 
-    def start(config: str = "", upstream: str = "", url: str = "") -> Proxy:
+    def start(config: str = "", upstream: str = "", url: str = "", *, server: str = "", listen: str = "") -> Proxy:
         hub_table = f'[upstreams."docker.io"]\nurl = "{url or hub.url}"\n{upstream}\n'
-        proxy = Proxy(place / f"p{len(started)}", hub_table + config)
+        proxy = Proxy(place / f"p{len(started)}", hub_table + config, server=server, listen=listen)
         started.append(proxy)
         return proxy
 

@@ -59,9 +59,10 @@ class Ctr:
             f'server = "{NOWHERE}"\n[host."{url}"]\ncapabilities = ["pull", "resolve"]\n'
         )
 
-    def pull(self, image: str, *options: str) -> None:
-        self._containerd.ctr(
-            *("images", "pull", "--hosts-dir", str(self._hosts), "--snapshotter", "native", *options, image)
+    def pull(self, image: str, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self._containerd.ctr(
+            *("images", "pull", "--hosts-dir", str(self._hosts), "--snapshotter", "native", *options, image),
+            check=check,
         )
 
     def content(self, digest: str) -> bytes:
@@ -102,9 +103,13 @@ class Docker:
         self.process = Process("dockerd", argv, directory / "log", {"PATH": DEBIAN_PATH})
         self.process.wait_for(lambda: self("version", check=False).returncode == 0, "its socket")
 
-    def __call__(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *arguments: str, check: bool = True, told: str = "") -> subprocess.CompletedProcess[str]:
         """Run the client."""
-        return run("docker", "--host", self._socket, *arguments, environment=self._client, check=check)
+        return run("docker", "--host", self._socket, *arguments, environment=self._client, check=check, told=told)
+
+    def login(self, host: str, user: str, password: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """``docker login``."""
+        return self("login", "--username", user, "--password-stdin", host, check=check, told=password)
 
     def mirror(self, *urls: str) -> None:
         """Set ``registry-mirrors`` in the running engine, as an operator does with SIGHUP."""

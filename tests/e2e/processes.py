@@ -26,10 +26,16 @@ PACKAGES = {
     "docker": "docker.io",
     "docker-registry": "docker-registry",
     "dockerd": "docker.io",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
     "podman": "podman",
     "redis-cli": "redis-tools",
     "redis-server": "redis-server",
     "skopeo": "skopeo",
+    "systemctl": "systemd",
+    "systemd-nspawn": "systemd-container",
+    "systemd-sysusers": "systemd",
+    "unshare": "util-linux",
 }
 # Debian's own directories first: a newer `docker` elsewhere would not match Debian's engine.
 DEBIAN_PATH = "/usr/bin:/usr/sbin:/bin:/sbin"
@@ -80,14 +86,19 @@ def free_port() -> int:
 
 
 def run(
-    *command: str, environment: Mapping[str, str] | None = None, deadline: float = 120, check: bool = True
+    *command: str,
+    environment: Mapping[str, str] | None = None,
+    deadline: float = 120,
+    check: bool = True,
+    told: str = "",
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``command`` to its end. Raises ``Failed`` with what it printed if it does not end well."""
+    """Run ``command`` to its end, with ``told`` on its input. Raises ``Failed`` with what it printed if it does not end
+    well."""
     argv = [program(command[0]), *command[1:]]
     done = subprocess.run(
         argv,
         env={**os.environ, **(environment or {})},
-        stdin=subprocess.DEVNULL,
+        input=told,
         capture_output=True,
         text=True,
         timeout=deadline,

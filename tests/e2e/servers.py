@@ -132,9 +132,12 @@ class Sample:
 
 
 class Proxy:
-    """depproxy by twistd on a data directory of its own. Config text is TOML; the listener is added to it."""
+    """depproxy by twistd on a data directory of its own. Config text is TOML; the listener is added to it.
 
-    def __init__(self, directory: Path, config: str = "") -> None:
+    ``server`` goes into the table of that name, ``listen`` is one more endpoint string.
+    """
+
+    def __init__(self, directory: Path, config: str = "", *, server: str = "", listen: str = "") -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.data = directory / "data"
@@ -142,7 +145,8 @@ class Proxy:
         self.host = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.host}"
         self._config = directory / "depproxy.toml"
-        self.configure(config)
+        self._listen = [f"tcp:{self.port}:interface=127.0.0.1", *([listen] if listen else [])]
+        self.configure(config, server=server)
         self.process = self._start()
 
     def __enter__(self) -> Proxy:
@@ -153,7 +157,7 @@ class Proxy:
 
     def configure(self, config: str, *, server: str = "") -> None:
         """Write the configuration for the next start; ``server`` goes into the table of that name."""
-        listen = f'[server]\nlisten = ["tcp:{self.port}:interface=127.0.0.1"]\n{server}\n'
+        listen = f"[server]\nlisten = {self._listen}\n{server}\n"
         self._config.write_text(f'{listen}[storage]\npath = "{self.data}"\n{config}')
 
     def _start(self) -> Process:
