@@ -1,8 +1,14 @@
 """The rows of the table: what is done to each server, and which figures come of it."""
 
+import json
 import statistics
 import time
+import urllib.request
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import urlencode
+
+from attrs import evolve
 
 from . import wrk
 from .figures import DIRECT, NGINX, REGISTRY, US, Figure, Target
@@ -10,7 +16,10 @@ from .load import Crowd, Download
 from .plan import MIB, BenchError
 from .process import Memory, Server, memory
 from .run import Run, Samples, cores_note, fetch
+from .servers import ACCOUNT, GROUP
 from .source import MANIFEST
+
+ACCEPT = f"Accept: {MANIFEST}"
 
 
 def _checked(downloads: Sequence[Download]) -> None:
@@ -75,7 +84,7 @@ def _requests(
 
     def work(turn: int, name: str, server: Server) -> str:
         mark = run.front.mark()
-        result = wrk.run(run.wrk, run.plan, server.base, paths, MANIFEST)
+        result = wrk.run(run.wrk, run.plan, server.base, paths, ACCEPT)
         seen = run.front.since(mark)
         samples.add(what, name, result.requests_per_second)
         upstream = f"upstream HEAD {seen['HEAD']}, GET {seen['GET']}"
@@ -102,6 +111,39 @@ def digest(run: Run) -> list[Figure]:
     """A cached manifest by digest."""
     paths = [run.data.image.digest_path]
     return _requests(run, "digest", "cached digest manifest", paths, Target(5, at_least=True, peer=REGISTRY))
+
+
+def login(run: Run) -> list[Figure]:
+    """A cached manifest by digest, for who is let in by address and for who has a token."""
+    samples, what, open_ = Samples(), "cached digest manifest, with a token", "without a token"
+    run.warm_all(samples, [US])
+    path = run.data.image.digest_path
+    closed = path.replace("/v2/", f"/v2/{GROUP}/dependency_proxy/containers/")
+
+    def work(turn: int, name: str, server: Server) -> str:
+        header = f"Authorization: Bearer {_token(server, closed)}"
+        # The first proves to the cache that the group may have it.
+        wrk.run(run.wrk, evolve(run.plan, seconds=1), server.base, [closed], ACCEPT, header)
+        rates = {}
+        for party, asked, headers in ((open_, path, ()), (US, closed, (header,))):
+            rates[party] = wrk.run(run.wrk, run.plan, server.base, [asked], ACCEPT, *headers).requests_per_second
+            samples.add(what, party, rates[party])
+        return ", ".join(f"{party} {rate:.0f}/s" for party, rate in rates.items())
+
+    run.each(samples, work, only=[US])
+    samples.notes.append(cores_note(samples))
+    return [samples.figure("login", what, "1/s", Target(0.85, at_least=True, peer=open_))]
+
+
+def _token(server: Server, path: str) -> str:
+    """A token for the repository of a manifest's path, from the token endpoint."""
+    repository = path.removeprefix("/v2/").partition("/manifests/")[0]
+    query = urlencode({"service": "dependency_proxy", "scope": f"repository:{repository}:pull"})
+    request = urllib.request.Request(f"{server.base}/jwt/auth?{query}")
+    request.add_header("Authorization", "Basic " + b64encode(":".join(ACCOUNT).encode()).decode())
+    with urllib.request.urlopen(request, timeout=30) as response:
+        token: str = json.load(response)["token"]
+    return token
 
 
 def blobs(run: Run) -> list[Figure]:
@@ -199,6 +241,7 @@ ROWS: Mapping[str, Callable[[Run], list[Figure]]] = {
     "tag": tag,
     "fresh-tag": fresh_tag,
     "digest": digest,
+    "login": login,
     "blobs": blobs,
     "image": image,
     "memory": crowd,

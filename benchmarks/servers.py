@@ -1,6 +1,7 @@
 """The house of one run: source registry, front, and the three caches, each with its configuration."""
 
 import collections
+import hashlib
 import os
 import re
 import sys
@@ -102,7 +103,13 @@ path = "{folder}/data"
 [upstreams."docker.io"]
 url = "http://127.0.0.1:{upstream}"
 freshness = {{ "{fresh}" = "1h" }}
+[groups.{group}.deploy_tokens.bench]
+username = "{user}"
+hash = "sha256:{hash}"
 """
+# A group that only an account may pull from.
+GROUP = "bench"
+ACCOUNT = "bench-runner", "no secret: this server listens on loopback, and for minutes"
 
 
 def _registry(name: str, program: str, folder: Path, remote: str = "") -> Server:
@@ -221,7 +228,18 @@ class House:
         folder.mkdir()
         port = free_port()
         config = folder / "depproxy.toml"
-        config.write_text(_DEPPROXY.format(port=port, folder=folder, upstream=self.front.server.port, fresh=FRESH_TAG))
+        user, password = ACCOUNT
+        config.write_text(
+            _DEPPROXY.format(
+                port=port,
+                folder=folder,
+                upstream=self.front.server.port,
+                fresh=FRESH_TAG,
+                group=GROUP,
+                user=user,
+                hash=hashlib.sha256(password.encode()).hexdigest(),
+            )
+        )
         twistd = Path(sys.executable).with_name("twistd")
         command = [str(twistd), "--nodaemon", "--pidfile=", "depproxy", "--config", str(config)]
         python_path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH", "")]))

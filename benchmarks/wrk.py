@@ -48,10 +48,10 @@ def parse(text: str) -> WrkResult:
     )
 
 
-def run(program: str, plan: Plan, base: str, paths: Sequence[str], accept: str) -> WrkResult:
+def run(program: str, plan: Plan, base: str, paths: Sequence[str], *headers: str) -> WrkResult:
     """GET the paths in turn over `plan.connections` connections; BenchError if one was not answered."""
     command = [program, f"-c{plan.connections}", f"-t{plan.threads}", f"-d{plan.seconds}s", "--latency"]
-    command += ["--timeout", "10s", "-H", f"Accept: {accept}"]
+    command += ["--timeout", "10s", *(word for header in headers for word in ("-H", header))]
     command += ["-s", str(ROTATE), base, "--", *paths] if len(paths) > 1 else [base + paths[0]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=plan.seconds + 30, check=False)
     if done.returncode:
