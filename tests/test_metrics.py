@@ -11,6 +11,7 @@ from depproxy.metrics import KINDS, OUTCOMES, Metrics
 NAMES = {
     "depproxy_requests",
     "depproxy_served_bytes",
+    "depproxy_tokens",
     "depproxy_fetched_bytes",
     "depproxy_upstream_requests",
     "depproxy_fills_active",

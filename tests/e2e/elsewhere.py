@@ -45,7 +45,7 @@ def main() -> None:
         },
     }
     print(json.dumps(told), flush=True)
-    reactor.run()  # type: ignore[attr-defined]  # Twisted types the module, not the reactor.
+    reactor.run()
 
 
 if __name__ == "__main__":
