@@ -87,6 +87,16 @@ def test_docker(proxy: Proxy, docker: Docker, hub: Hub, image: Manifest, kind: s
     assert shows(done.stderr, "a user name and a password or token are needed here")
 
 
+def test_docker_without_a_port(start_proxy: Callable[..., Proxy], docker: Docker, image: Manifest) -> None:
+    """The name of the host alone, as behind a proxy on the standard port."""
+    start_proxy(ACCOUNTS, listen="tcp:80:interface=127.0.5.1")
+    name = f"127.0.5.1/acme/{MARK}/team/access:1"
+    docker.login("127.0.5.1", "alice", LAPTOP)
+    docker.pull(name)
+    docker("logout", "127.0.5.1")
+    assert docker.inspect(name)["Id"] == image.config.digest
+
+
 @pytest.mark.parametrize(
     ("login", "words"),
     [
