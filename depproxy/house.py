@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
 from depproxy.access.administration import Administration
@@ -14,7 +15,7 @@ from depproxy.access.gate import Gate
 from depproxy.access.groups import Groups
 from depproxy.access.hashing import Hashing
 from depproxy.access.issuer import Issuer
-from depproxy.access.keys import KeyRing
+from depproxy.access.keys import KeyRing, KeyRingError
 from depproxy.access.networks import Networks
 from depproxy.access.sealing import Sealer
 from depproxy.access.settings import RunTimeSettings
@@ -37,6 +38,7 @@ from depproxy.upstream.upstreams import Upstreams
 from depproxy.web.addresses import Addresses
 from depproxy.web.api import Api
 from depproxy.web.origin import Origin
+from depproxy.web.pem import TLSFileError
 from depproxy.web.registry import Registry
 from depproxy.web.render import TOKEN_PATH
 from depproxy.web.site import Faces
@@ -83,7 +85,9 @@ class Threads:
 
 
 class House:
-    """The objects. Nothing is started by building them, and nothing is read or written."""
+    """The objects. Nothing is started by building them, and nothing is written."""
+
+    _log = Logger()
 
     def __init__(self, settings: Settings, reactor: Any, environ: Mapping[str, str]) -> None:
         self.settings = settings
@@ -161,14 +165,11 @@ class House:
         """
         Give each object its part of new settings. Returns the keys whose change needs a restart.
 
-        Raises ConfigError or KeyRingError, and nothing has changed.
+        Raises ConfigError, and nothing has changed.
         """
         settings, kept = taken_over(self.settings, wanted)
         # What may fail comes first.
         accounts = self.sources.accounts(settings)
-        self.keys.algorithm = settings.access.algorithm
-        self.keys.reload()
-        self.tls.reload(settings.server.client_ca)
         self.settings = settings
         self.site.networks = _networks(settings)
         self.site.origin = _origin(settings)
@@ -186,7 +187,23 @@ class House:
         self.gate.replace(groups, accounts)
         self.issuer.replace(groups, accounts)
         self.administration.replace(groups, accounts)
+        self._read_again()
         return kept
+
+    def _read_again(self) -> None:
+        """
+        The files that settings name. One that is wrong is left as it was, and keeps nothing else from counting: a token
+        that was revoked is revoked, whatever is wrong with a certificate.
+        """
+        self.keys.algorithm = self.settings.access.algorithm
+        try:
+            self.keys.reload()
+        except KeyRingError as error:
+            self._log.error("the signing keys stay as they were: {error}", error=error)
+        try:
+            self.tls.reload(self.settings.server.client_ca)
+        except TLSFileError as error:
+            self._log.error("the certificates of listeners stay as they were: {error}", error=error)
 
 
 def _networks(settings: Settings) -> Networks:

@@ -207,7 +207,7 @@ class Depproxy(Service):
         self._tell(sdnotify.reloading())
         try:
             self._take_over(self._load())
-        except (ConfigError, KeyRingError) as error:
+        except ConfigError as error:
             self._log.error("configuration not reloaded, the old one stays: {error}", error=error)
         except Exception:
             self._log.failure("configuration not reloaded, the old one stays")

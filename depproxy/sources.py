@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from attrs import frozen
+from twisted.logger import Logger
 
 from depproxy.access.certificates import CertificateAccounts
 from depproxy.access.gitlab import GitLabAccounts
 from depproxy.access.hashing import Hashing
-from depproxy.access.htpasswd import HtpasswdAccounts
+from depproxy.access.htpasswd import HtpasswdAccounts, HtpasswdError, read_htpasswd
 from depproxy.access.interface import IAccounts
 from depproxy.access.jwks import KeySets
 from depproxy.access.local import LocalAccounts
@@ -29,6 +30,8 @@ class _GitLab:
 class Sources:
     """Makes the sources anew for each configuration. What those that live elsewhere know outlives a reload."""
 
+    _log = Logger()
+
     def __init__(self, reactor: Any, hashing: Hashing, metrics: Metrics) -> None:
         self._reactor = reactor
         self._hashing = hashing
@@ -36,9 +39,11 @@ class Sources:
         self._fetchers: list[Fetcher] = []
         self._key_sets = KeySets(self._fetcher_of_issuer, time.time)
         self._gitlab: _GitLab | None = None
+        # As it was read last.
+        self._htpasswd: dict[str, str] | None = None
 
     def accounts(self, settings: Settings) -> Accounts:
-        """The accounts of this configuration. Raises ConfigError, and what it gave before stays good."""
+        """The accounts of this configuration. Raises HtpasswdError at the first time; later the users known stay."""
         access, groups, users = settings.access, settings.groups, settings.users
         sources: list[IAccounts] = []
         if access.oidc:
@@ -48,10 +53,29 @@ class Sources:
         if users or any(group.deploy_tokens or group.access_tokens for group in groups.values()):
             sources.append(local)
         if access.htpasswd is not None:
-            sources.append(HtpasswdAccounts(access.htpasswd, groups, self._hashing))
+            sources.append(self._htpasswd_accounts(access.htpasswd, settings))
         if access.gitlab is not None:
             sources.append(self._gitlab_accounts(access))
         return Accounts(sources, CertificateAccounts(users, local.role_of_user, local.user_exists))
+
+    def _htpasswd_accounts(self, path: Path, settings: Settings) -> HtpasswdAccounts:
+        try:
+            self._htpasswd = read_htpasswd(path)
+        except HtpasswdError as error:
+            # One wrong line must not keep what else has changed from counting, such as a token that was revoked.
+            if self._htpasswd is None:
+                raise
+            self._log.error("the users of the htpasswd file stay as they were: {error}", error=error)
+        taken = {token.username for group in settings.groups.values() for token in group.deploy_tokens.values()}
+        taken |= settings.users.keys()
+        if twice := sorted(self._htpasswd.keys() & taken):
+            self._log.warn(
+                "{path}: {names} cannot log in by this file, for the configuration has these names",
+                path=str(path),
+                names=", ".join(twice[:20]),
+            )
+        own = {name: hashed for name, hashed in self._htpasswd.items() if name not in taken}
+        return HtpasswdAccounts(own, settings.groups, self._hashing)
 
     async def close(self) -> None:
         """Close the connections to sources that live elsewhere."""

@@ -29,7 +29,7 @@ from tests.fakes import MemoryIndex
 T = TypeVar("T")
 
 ALICE, BOB = "alice's password", "bob's password"
-LAPTOP, OLD, NARROW = "dpp_laptop", "dpp_old", "dpp_narrow"
+LAPTOP, OLD, NARROW, FULL = "dpp_laptop", "dpp_old", "dpp_narrow", "dpp_full"
 DEPLOY, BOT = "dpd_deploy", "dpg_bot"
 # The clock of all cases; the token `old` ended long before.
 NOW = 1_800_000_000.0
@@ -45,6 +45,9 @@ hash = "{hash_token(LAPTOP)}"
 [users.alice.tokens.old]
 hash = "{hash_token(OLD)}"
 expires = 2026-01-01
+[users.alice.tokens.full]
+hash = "{hash_token(FULL)}"
+scopes = ["api"]
 [users.alice.tokens.narrow]
 hash = "{hash_token(NARROW)}"
 scopes = ["write_registry"]
@@ -158,7 +161,7 @@ def login_for(group: str) -> Told:
 
 
 def no_role(name: str, group: str) -> Told:
-    return Told(403, "DENIED", f"group {group}: {name} has no role here; an owner of the group can give one")
+    return Told(403, "DENIED", f"group {group}: {name} has no role here; only members of the group may pull")
 
 
 GOOD = Told(200)
@@ -171,7 +174,9 @@ NOT_OURS = Told(
     " token",
 )
 EXPIRED = Told(401, "UNAUTHORIZED", "the token has expired: log in again, or let the client ask for a new token")
-OFF = Told(403, "DENIED", "group closed: its dependency proxy is turned off; an owner or the operator can turn it on")
+OFF = Told(
+    403, "DENIED", "group closed: its dependency proxy is turned off in the configuration; the operator can turn it on"
+)
 
 
 OTHER_SCOPE = Told(

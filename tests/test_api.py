@@ -27,7 +27,7 @@ from depproxy.oci.reference import Name, Tag
 from depproxy.upstream.interface import Credential
 from depproxy.web.addresses import Addresses
 from depproxy.web.api import KEYS, Api, _choices
-from tests.access_cases import ALICE, BOB, BOT, DEPLOY, LAPTOP, NARROW, OLD, House
+from tests.access_cases import ALICE, BOB, BOT, DEPLOY, FULL, LAPTOP, NARROW, OLD, House
 from tests.web_support import REACTOR, UPSTREAMS, Answer, Cache, WebTestCase
 
 APP = Name("org/app")
@@ -233,7 +233,7 @@ class Refusals(ApiTestCase):
             for group in ("other", "nowhere"):
                 answer = await (self.get(group, **GUEST) if method == "get" else self.change(group, {}, **GUEST))
                 told.append(self.refused(answer, 403, "DENIED").replace(group, "GROUP"))
-            assert told == ["group GROUP: bob has no role here; an owner of the group can give one"] * 2
+            assert told == ["group GROUP: bob has no role here; only members of the group may pull"] * 2
         # Not even for an admin there is a group that is not there.
         self.refused(await self.get("nowhere", **ADMIN), 403, "DENIED")
 
@@ -284,8 +284,21 @@ class Changing(ApiTestCase):
         assert self.shown(await self.change("acme", {}, **OWNER)) == {"group": "acme", **NOTHING}
 
     async def test_by_whom(self) -> None:
-        for headers in (ADMIN, {"PRIVATE-TOKEN": LAPTOP}, basic("whoever", LAPTOP)):
+        for headers in (ADMIN, {"PRIVATE-TOKEN": FULL}, basic("whoever", FULL)):
             self.shown(await self.change("acme", {"enabled": True}, **headers))
+
+    async def test_a_token_that_is_good_for_pulling_only(self) -> None:
+        headers = {"PRIVATE-TOKEN": LAPTOP}
+        assert "needs the scope api" in self.refused(
+            await self.change("acme", {"enabled": False}, **headers), 403, "DENIED"
+        )
+        assert self.shown(await self.get("acme", **headers))["enabled"] is True
+
+    async def test_what_the_configuration_has_turned_off(self) -> None:
+        self.house.text = self.house.text.replace('alice = "guest"', 'alice = "owner"')
+        self.administration.replace(*self.house.rules())
+        message = self.refused(await self.change("closed", {"enabled": True}, **OWNER), 403, "DENIED")
+        assert "turned off in the configuration" in message
 
     async def test_it_is_logged(self) -> None:
         await self.change("acme", {**HUB, "enabled": None}, **OWNER)

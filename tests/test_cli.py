@@ -25,6 +25,7 @@ from depproxy.access.passwords import hash_token, verify
 from depproxy.cli import main
 from depproxy.cli.expiry import expiry
 from depproxy.config import Role, Settings, TokenSettings, load
+from tests.certificates import Authority
 from tests.configurations import HOME
 from tests.configurations_accounts import token_hash
 
@@ -615,3 +616,20 @@ def test_any_expiry_is_in_the_future_or_refused(text: str) -> None:
         said = ""
         assert moment is None or moment.isoformat() > datetime.now(UTC).isoformat()[:10]
     assert not said or said.startswith(("must be a time from now", "is in the past"))
+
+
+@pytest.mark.parametrize("wrong", ["htpasswd", "certificate"])
+def test_files_that_a_start_reads_are_read(tmp_path: Path, wrong: str) -> None:
+    """A check that lets pass what stops a start is worth little."""
+    pair = Authority(str(tmp_path)).issue()
+    htpasswd = tmp_path / "htpasswd"
+    htpasswd.write_text("hank:plaintextsecret\n" if wrong == "htpasswd" else "")
+    if wrong == "certificate":
+        pair.certificate.write_text("no certificate")
+    file = tmp_path / "depproxy.toml"
+    file.write_text(f'[server]\nlisten = ["ssl:5000:{pair.listener}"]\n[access]\nhtpasswd = "{htpasswd}"\n')
+    result = run("check-config", str(file))
+    assert result.returncode == 1
+    assert result.stderr.startswith(str(htpasswd if wrong == "htpasswd" else pair.certificate))
+    assert result.stderr.count("\n") == 1
+    assert "plaintextsecret" not in result.stderr

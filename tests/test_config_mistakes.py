@@ -347,7 +347,8 @@ def test_a_hint_names_a_few_of_many_users() -> None:
     message = mistake('groups.acme.members = { x = "guest" }\n' + users)
     assert "known here: somebody0, somebody1, " in message
     assert len(message) < 500
-    assert mistake('groups.acme.members = { x = "guest" }').endswith("members.x: must be a user of [users]")
+    alone = mistake('groups.acme.members = { x = "guest" }')
+    assert alone.endswith("members.x: must be a user of [users]; `depproxy user add x` makes one")
 
 
 def test_credentials_in_a_url_are_refused_with_the_way_to_write_them() -> None:

@@ -178,7 +178,7 @@ class AccountsTests(SynchronousTestCase):
 
     def make(self, text: str) -> HtpasswdAccounts:
         self.path.write_text(text)
-        return HtpasswdAccounts(self.path, self.groups, self.hashing)
+        return HtpasswdAccounts(read_htpasswd(self.path), self.groups, self.hashing)
 
     def login(self, name: str, password: str) -> Identity:
         return self.successResultOf(self.accounts.requestAvatarId(Login(name, password, "")))

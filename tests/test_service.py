@@ -9,10 +9,12 @@ import shutil
 import signal
 import socket
 import tempfile
+from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,10 +24,12 @@ from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactor
 from twisted.logger import LogEvent
 
+from depproxy.access.passwords import hash_token
 from depproxy.config import ConfigError, Settings, load
 from depproxy.oci.digest import Digest
 from depproxy.service import Depproxy
 from depproxy.web.listen import BACKLOG, with_backlog
+from tests.certificates import Authority
 from tests.index_tools import alive
 from tests.upstream_fake import Call, Registry
 from tests.web_support import REACTOR, Answer, Client, WebTestCase, until
@@ -338,6 +342,47 @@ class Reloading(ServiceTestCase):
         await self.reload('[upstreams."ghcr.io"]\n[mirror]\nupstream = "ghcr.io"\n')
         assert self.has_logged("the old one stays: mirror.upstream")
         assert (await self.get("/v2/team/app/manifests/1")).error == "UNAVAILABLE"
+
+    async def test_a_wrong_certificate_keeps_no_token_alive(self) -> None:
+        """What was revoked is, whatever is wrong with files beside the configuration."""
+        pair = Authority(str(self.directory / "tls")).issue()
+        htpasswd = self.directory / "htpasswd"
+        htpasswd.write_text("")
+        access = f'[access]\nhtpasswd = "{htpasswd}"\n'
+        token = f'[users.alice.tokens.t]\nhash = "{hash_token("dpp_secret")}"\n'
+        self.configure(f'{access}[users.alice]\n{token}[groups.acme]\nmembers = {{ alice = "guest" }}\n')
+        await self.start((*LISTEN, f"ssl:0:{pair.listener}:interface=127.0.0.1"))
+        client = await self.client(self.port)
+
+        async def login() -> int:
+            basic = b64encode(b"alice:dpp_secret").decode()
+            client.ask("/jwt/auth?service=dependency_proxy", Authorization=f"Basic {basic}")
+            return (await client.answer()).status
+
+        assert await login() == 200
+        pair.certificate.write_text("no certificate")
+        htpasswd.write_text("alice:no hash\n")
+        await self.reload(f'{access}[users.alice]\n[groups.acme]\nmembers = {{ alice = "guest" }}\n')
+        assert await login() == 401
+        assert self.has_logged(f"the certificates of listeners stay as they were: {pair.certificate}: must hold")
+        assert self.has_logged(f"the users of the htpasswd file stay as they were: {htpasswd}: line 1")
+
+    async def test_who_stands_in_the_configuration_has_no_password_elsewhere(self) -> None:
+        """Or `password_login = false` would mean little."""
+        htpasswd = self.directory / "htpasswd"
+        hashed = bcrypt.hashpw(b"password", bcrypt.gensalt(4)).decode()
+        htpasswd.write_text(f"alice:{hashed}\nhank:{hashed}\n")
+        self.configure(
+            f'[access]\nhtpasswd = "{htpasswd}"\n[users.alice]\npassword_login = false\n'
+            '[groups.acme]\nmembers = { alice = "guest", hank = "guest" }\n'
+        )
+        await self.start()
+        client = await self.client(self.port)
+        for name, status in (("alice", 401), ("hank", 200)):
+            basic = b64encode(f"{name}:password".encode()).decode()
+            client.ask("/jwt/auth", Authorization=f"Basic {basic}")
+            assert (await client.answer()).status == status
+        assert self.has_logged("alice cannot log in by this file")
 
     async def test_a_defect_does_not_end_it(self) -> None:
         self.configure()

@@ -451,7 +451,7 @@ class Pipelining(SiteTestCase):
         data = b"".join(parts)
         sent = run_on_string_transport(site, [data[start : start + pace] for start in range(0, len(data), pace)])
         while sent:
-            match = re.match(rb"HTTP/1\.1 ([0-9]{3}) [^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n", sent)
+            match = re.match(rb"HTTP/1\.[01] ([0-9]{3}) [^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n", sent)
             assert match, sent
             sent = sent[match.end() :]
             if match[1] == b"100":

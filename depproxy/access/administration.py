@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from attrs import frozen
 from twisted.logger import Logger
 
-from depproxy.access.errors import Unauthenticated, no_role
+from depproxy.access.choices import ENABLED
+from depproxy.access.errors import Unauthenticated, no_role, turned_off
 from depproxy.access.gate import role_of
 from depproxy.access.groups import Groups
 from depproxy.access.interface import ICaller, Login
@@ -66,6 +67,11 @@ class Administration:
         name = account.identity.name
         if role < Role.OWNER:
             raise OCIError(Code.DENIED, f"group {group}: {name} is {role.name.lower()}; an owner may change settings")
+        if not await account.administers():
+            raise OCIError(Code.DENIED, f"group {group}: a token of {name} needs the scope api to change settings")
+        above = self._groups.off(group)
+        if choices.get(ENABLED) is True and above is not None:
+            raise turned_off(group, above)
         try:
             await self._settings.change(group, choices)
         except IndexUnavailable as error:
@@ -78,7 +84,7 @@ class Administration:
             name=name,
             source=account.identity.source,
             group=group,
-            keys=", ".join(f"{key} taken back" if choice is None else key for key, choice in choices.items()),
+            keys=", ".join(_told(key, choice) for key, choice in choices.items()) or "nothing",
         )
         return self._shown(group)
 
@@ -95,4 +101,10 @@ class Administration:
         return account, role
 
     def _shown(self, group: str) -> Shown:
-        return Shown(group, self._settings.effective(group), self._groups.enabled(group))
+        return Shown(group, self._settings.effective(group), self._groups.off(group) is None)
+
+
+def _told(key: str, choice: bool | Credential | None) -> str:
+    if choice is None:
+        return f"{key} taken back"
+    return f"{key} = {str(choice).lower()}" if isinstance(choice, bool) else key

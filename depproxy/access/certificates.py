@@ -61,6 +61,14 @@ class CertificateAccounts:
             raise Withdrawn(f"the certificate does not mean {identity.name} any more")
         return self._role_of_user(identity.name, group)
 
+    async def administers(self, identity: Identity) -> bool:
+        """See `IAccounts`."""
+        return True
+
+    def knows(self, username: str) -> bool:
+        """See `IAccounts`: logins are none of its affair."""
+        return False
+
     # Twisted has bytes for who somebody is.
     def requestAvatarId(self, credentials: ILogin) -> "Deferred[Identity]":  # type: ignore[override]
         """No password is any of this source's."""

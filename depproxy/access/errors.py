@@ -19,11 +19,16 @@ class Unauthenticated(Exception):
 
 def no_role(name: str, group: str) -> OCIError:
     """For somebody without a role in a group, and for a group that is not there: nothing is learned from it."""
-    return OCIError(Code.DENIED, f"group {group}: {name} has no role here; an owner of the group can give one")
+    return OCIError(Code.DENIED, f"group {group}: {name} has no role here; only members of the group may pull")
 
 
-def turned_off(group: str) -> OCIError:
-    """The refusal for a group that is turned off, for those who may know that it is there."""
-    return OCIError(
-        Code.DENIED, f"group {group}: its dependency proxy is turned off; an owner or the operator can turn it on"
-    )
+def turned_off(group: str, above: str | None) -> OCIError:
+    """For a group that is turned off, to those who may know that it is there: by the configuration in `above`, which
+    is the group or one that it is in; by owners for None."""
+    if above is None:
+        why = "its dependency proxy is turned off by an owner, who can turn it on again"
+    elif above == group:
+        why = "its dependency proxy is turned off in the configuration; the operator can turn it on"
+    else:
+        why = f"the dependency proxy of {above}, which it is in, is turned off in the configuration"
+    return OCIError(Code.DENIED, f"group {group}: {why}")

@@ -90,8 +90,9 @@ class Gate:
             passes[authorization, group] = min(expires, self._now() + account.accounts.max_age)
 
     def _refuse_turned_off(self, group: str) -> None:
-        if not (self._groups.enabled(group) and self._turned_on(group)):
-            raise turned_off(group)
+        above = self._groups.off(group)
+        if above is not None or not self._turned_on(group):
+            raise turned_off(group, above)
 
     def probe(self, group: str, caller: ICaller) -> None:
         """
@@ -114,6 +115,9 @@ class Gate:
 
     def _nobody(self, group: str, caller: ICaller) -> Unauthenticated:
         if self._accounts:
+            if caller.certificate is not None:
+                names = ", ".join(caller.certificate.names)[:200]
+                return Unauthenticated(f"group {group}: a login is needed, for no user has a certificate of {names}")
             return Unauthenticated(f"group {group}: a login is needed: docker login, then pull again")
         peer = getattr(caller.address, "host", "a Unix socket")
         error = Unauthenticated(

@@ -25,6 +25,7 @@ from depproxy.access.gitlab_http import GitLabHTTP
 from depproxy.access.gitlab_logins import LOG_IN_AGAIN, Credential, kind_of
 from depproxy.access.interface import IAccounts, Identity, ILogin, Withdrawn
 from depproxy.config import GitLabSettings, Role
+from depproxy.config.accounts import JOB_TOKEN_USER
 from depproxy.config.errors import Wrong
 from depproxy.config.names import group_path
 from depproxy.upstream.interface import IFetcher
@@ -92,6 +93,18 @@ class GitLabAccounts:
         held = self._kept(credential)
         ask = partial(self._api.role, path, credential.user, held.login.password)
         return await self._roles.get(("user", credential.user, path, held.key), ask)
+
+    async def administers(self, identity: Identity) -> bool:
+        """See `IAccounts`: an access token with the scope `api`, as GitLab's own API wants it."""
+        credential = Credential.read(identity.credential)
+        if credential.kind != "token":
+            return False
+        proof = await self._prove(credential.kind, self._kept(credential))
+        return proof.writes
+
+    def knows(self, username: str) -> bool:
+        """See `IAccounts`: whose names there are only GitLab knows."""
+        return username == JOB_TOKEN_USER
 
     async def _login(self, login: ILogin) -> Identity:
         kind = kind_of(login)

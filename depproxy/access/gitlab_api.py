@@ -37,7 +37,7 @@ class Proof:
 
     `id` is the number of the access token, of the job, or of the deploy token; `user` the number of the user behind
     the first two. `since` is when it was asked for, `expires` when the credential ends; both are Unix time.
-    `sees_groups`: it may be used to ask for memberships.
+    `sees_groups`: it may be used to ask for memberships. `writes`: it may be used to change things.
     """
 
     kind: Kind
@@ -47,6 +47,7 @@ class Proof:
     since: float
     expires: float | None = None
     sees_groups: bool = False
+    writes: bool = False
 
 
 @frozen
@@ -75,7 +76,8 @@ class GitLabAPI:
         if found.content.get("active") is not True:
             raise self._over()
         self._want(scopes)
-        return Proof("token", number, user, f"GitLab user {user}", since, _ends(found), bool(scopes & _SEE_GROUPS))
+        sees, name = bool(scopes & _SEE_GROUPS), f"GitLab user {user}"
+        return Proof("token", number, user, name, since, _ends(found), sees, writes="api" in scopes)
 
     async def job(self, secret: str) -> Proof:
         """The token of a CI job: good while the job runs, it acts for the user who started the job."""

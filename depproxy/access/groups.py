@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from twisted.internet.interfaces import IAddress
 
 from depproxy.access.networks import Networks
+from depproxy.access.roles import lineage
 from depproxy.config import GroupSettings, MirrorSettings
 
 
@@ -22,8 +23,8 @@ class Groups:
         networks = self._open.get(group)
         return networks is not None and networks.admits(address)
 
-    def enabled(self, group: str) -> bool:
-        """Whether the group is turned on: it and all that it is in."""
+    def off(self, group: str) -> str | None:
+        """Where the configuration has turned the group off: in itself, or in a group that it is in; None: nowhere."""
         if not self._off:
-            return True
-        return group not in self._off and not any(group.startswith(f"{path}/") for path in self._off)
+            return None
+        return next((path for path in lineage(group) if path in self._off), None)

@@ -80,19 +80,17 @@ def _entry(line: str) -> tuple[str, str]:
 @implementer(IAccounts, ICredentialsChecker)
 class HtpasswdAccounts:
     """
-    `IAccounts` of the file at `path`, as it is when this is made: a reload makes a new one. Raises HtpasswdError.
+    `IAccounts` of a file, whose hashes by user name `read_htpasswd` gives. A reload makes a new one.
 
-    What its users may is said by the members of groups, by name; there are no admins among them. `LocalAccounts` is
-    asked before: who stands in both can log in with either password, and has the same roles. So `password_login =
-    false` does not keep out a name that has a password here.
+    What its users may is said by the members of groups, by name; there are no admins among them.
     """
 
     name = "htpasswd"
     max_age = math.inf
     credentialInterfaces = (ILogin,)
 
-    def __init__(self, path: Path, groups: Mapping[str, GroupSettings], hashing: Hashing) -> None:
-        self._hashes = read_htpasswd(path)
+    def __init__(self, hashes: Mapping[str, str], groups: Mapping[str, GroupSettings], hashing: Hashing) -> None:
+        self._hashes = hashes
         self._memberships = Memberships(groups)
         self._hashing = hashing
         self._stand_in = stand_in(self._hashes.values())
@@ -107,6 +105,14 @@ class HtpasswdAccounts:
         if hashed is None or _credential(hashed) != identity.credential:
             raise Withdrawn(f"the password of {identity.name} was changed or removed: log in again")
         return self._memberships.role(identity.name, group)
+
+    async def administers(self, identity: Identity) -> bool:
+        """See `IAccounts`."""
+        return True
+
+    def knows(self, username: str) -> bool:
+        """See `IAccounts`."""
+        return username in self._hashes
 
     async def _prove(self, login: ILogin) -> Identity:
         if not self._hashes or is_token(login.password):

@@ -96,6 +96,15 @@ class IAccounts(Interface):
         if there is no such group. Raises `Withdrawn`, `AccountsUnavailable`.
         """
 
+    async def administers(identity: Identity) -> bool:
+        """
+        Whether the credential behind this identity is good for more than pulling, as far as its owner's role goes.
+        Raises `Withdrawn`, `AccountsUnavailable`.
+        """
+
+    def knows(username: str) -> bool:
+        """Whether this is the name of an account here. What is none may be a password in the wrong place."""
+
 
 class IAccountsChecker(IAccounts):
     """Stands for both interfaces in annotations."""

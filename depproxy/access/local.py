@@ -73,6 +73,7 @@ class LocalAccounts:
         tokens = [*_of_users(users), *_of_groups(groups)]
         self._by_hash = {token.settings.hash: token for token in tokens}
         self._by_credential = {token.credential: token for token in tokens}
+        self._deployers = frozenset(token.username for token in tokens if token.username is not None)
         hashes = [user.password for user in users.values() if user.password is not None]
         # Where nobody has a password, none needs to be checked: logins of other sources pass by without one.
         self._stand_in = stand_in(hashes) if hashes else None
@@ -96,6 +97,15 @@ class LocalAccounts:
         if token.owner is not None:
             return self.role_of_user(token.owner, group)
         return inherited({token.group: token.role}, group) if token.role and group in self._memberships.groups else None
+
+    async def administers(self, identity: Identity) -> bool:
+        """See `IAccounts`: a token needs the scope `api`."""
+        token = self._by_credential.get(identity.credential)
+        return token is None or "api" in token.settings.scopes
+
+    def knows(self, username: str) -> bool:
+        """See `IAccounts`."""
+        return username in self._users or username in self._deployers
 
     def role_of_user(self, name: str, group: str) -> Role | None:
         """What a user is in a group, by whatever he proved to be who he is; None if there is no such user or group."""

@@ -27,7 +27,7 @@ async def prove(login: Login, accounts: Accounts, throttle: Throttle, advice: st
         await throttle.check(account, login.address)
         return await accounts.login(login)
     except TooManyGuesses as error:
-        log.warn("{address}: too many wrong logins", address=login.address)
+        log.warn("{address}: too many wrong logins{who}", address=login.address, who=_who(login, accounts))
         raise _later("too many wrong logins: wait, then check user name and password", error.retry_after) from None
     except Busy:
         raise _later("too many logins at a time", 2) from None
@@ -36,11 +36,15 @@ async def prove(login: Login, accounts: Accounts, throttle: Throttle, advice: st
         raise Unauthenticated(str(error)) from None
     except UnauthorizedLogin:
         await throttle.failed(account, login.address)
-        # Without the user name: some type the password there.
-        log.warn("{address}: wrong login", address=login.address)
+        log.warn("{address}: wrong login{who}", address=login.address, who=_who(login, accounts))
         raise Unauthenticated(f"wrong user name, password or token: {advice}") from None
     except AccountsUnavailable as error:
         raise OCIError(Code.UNAVAILABLE, f"it cannot be told who you are: {error}") from None
+
+
+def _who(login: Login, accounts: Accounts) -> str:
+    # Some type their password in the place of the user name.
+    return f" as {login.username}" if accounts.knows(login.username) else " with a user name that is not known"
 
 
 def _later(message: str, seconds: float) -> OCIError:

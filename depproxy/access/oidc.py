@@ -73,6 +73,14 @@ class OidcAccounts:
             )
         return inherited(credential.roles, group) if group in self._groups else None
 
+    async def administers(self, identity: Identity) -> bool:
+        """See `IAccounts`: a rule says what it is good for."""
+        return True
+
+    def knows(self, username: str) -> bool:
+        """See `IAccounts`: the user name means nothing."""
+        return False
+
     async def _login(self, login: ILogin) -> Identity:
         token = IdToken.parse(login.password)
         issuer = None if token is None else self._issuers.get(token.issuer)

@@ -1,6 +1,6 @@
 """One portal (twisted.cred) before all sources of accounts."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from attrs import frozen
@@ -42,9 +42,10 @@ class Account:
         found: Role | None = await self.accounts.role(self.identity, group)
         return found
 
-    async def may_pull(self, groups: Iterable[str]) -> list[str]:
-        """Those of `groups` in which this account has a role."""
-        return [group for group in groups if await self.role(group) is not None]
+    async def administers(self) -> bool:
+        """See `IAccounts.administers`."""
+        good: bool = await self.accounts.administers(self.identity)
+        return good
 
 
 class Accounts:
@@ -77,6 +78,10 @@ class Accounts:
             return None
         identity = self._certificates.identify(certificate)
         return None if identity is None else Account(identity, self._certificates)
+
+    def knows(self, username: str) -> bool:
+        """Whether this is the name of an account, and so may be shown."""
+        return any(source.knows(username) for source in self._sources.values())
 
     async def login(self, login: ILogin) -> Account:
         """The account that this login proves. Raises as `IAccounts` says."""

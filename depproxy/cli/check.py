@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from depproxy.cli.command import Command, environ, example
+from depproxy.access.htpasswd import read_htpasswd
+from depproxy.cli.command import Command, Refused, environ, example
 from depproxy.cli.file import read
 from depproxy.cli.listing import tokens
-from depproxy.config import Settings, UpstreamSettings, mask
+from depproxy.config import ConfigError, Settings, UpstreamSettings, mask
+from depproxy.config.endpoints import split_tls
+from depproxy.web.tls import TLSContexts
 
 
 @click.command(
@@ -30,9 +34,24 @@ def check_config(file: Path) -> None:
     error, with the file, the key, the value and what would be right.
     """
     settings = read(file, environ())
+    try:
+        _read_files(settings)
+    except ConfigError as error:
+        raise Refused(str(error)) from None
     click.echo(f"{file}: correct")
     for title, line in summary(settings):
         click.echo(f"  {title:<11} {line}")
+
+
+def _read_files(settings: Settings) -> None:
+    """Read the files that a start reads as well. Raises ConfigError."""
+    if settings.access.htpasswd is not None:
+        read_htpasswd(settings.access.htpasswd)
+    contexts = TLSContexts(settings.server.client_ca, time.time)
+    for listen in settings.server.listen:
+        _, files = split_tls(listen)
+        if files is not None:
+            contexts.server(files)
 
 
 def summary(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -39,7 +39,9 @@ def expiry(text: str) -> Expiry:
 
 def _after(text: str) -> datetime | None:
     try:
-        return datetime.fromtimestamp(math.ceil(time.time() + parse_duration(text)), UTC)
+        seconds = parse_duration(text)
+        # What is nothing is past as soon as it is written.
+        return datetime.fromtimestamp(math.ceil(time.time() + seconds) if seconds else 0, UTC)
     except (ValueError, OverflowError, OSError):
         return None
 

@@ -34,7 +34,9 @@ def rotate(config: Path, data: Path | None) -> None:
     depproxy runs as. Where the configuration leaves storage.path to systemd, --data names the directory.
     """
     try:
-        settings = load(config, data=data, environ=environ())
+        # The directory alone is enough where there is no file, as after a start without one.
+        found = config if data is None or config.exists() else None
+        settings = load(found, data=data, environ=environ())
     except ConfigError as error:
         raise Refused(str(error)) from None
     directory = settings.storage.path / "keys"

@@ -59,7 +59,10 @@ def token_name(value: str) -> str:
 def password_hash(value: str) -> str:
     """The hash of a password."""
     if not _SCRYPT.fullmatch(value) and not _BCRYPT.fullmatch(value):
-        raise Wrong("must be a hash, as `depproxy hash-password` prints it", Absent.HIDDEN)
+        raise Wrong(
+            "must be a hash, as `depproxy hash-password` prints it (or by bcrypt with a cost from 4 to 14)",
+            Absent.HIDDEN,
+        )
     return value
 
 

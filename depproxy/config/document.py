@@ -17,6 +17,12 @@ from depproxy.config.keys import read_table, suggestion
 T = TypeVar("T")
 
 _LARGEST_FILE: Final = 1 << 20
+# What tomllib says of the mistakes that are made most, and what to do about them.
+_HINTS: Final = {
+    "Invalid value": "; text must stand in quotes",
+    "Expected ']' at the end of a table declaration": '; names such as "acme/tools" must stand in quotes',
+    "Expected newline or end of document after a statement": "; is it a date that there is, and is all text in quotes?",
+}
 _TOML_POSITION: Final = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
 
 
@@ -80,7 +86,7 @@ def parse(name: str, content: bytes) -> dict[str, Any]:
         found = _TOML_POSITION.fullmatch(str(error))
         message = found[1] if found else str(error)
         line_number = found[2] if found and found[2] else content.rstrip().count(b"\n") + 1
-        hint = "; text must stand in quotes" if message == "Invalid value" else ""
+        hint = _HINTS.get(message, "")
         raise ConfigError(f"{name}:{line_number}: is not TOML: {message}{hint}") from None
     except ValueError:
         raise ConfigError(f"{name}: is not TOML that can be read: a number has too many digits") from None

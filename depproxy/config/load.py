@@ -6,6 +6,7 @@ import os
 import pwd
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -211,7 +212,8 @@ def _groups(source: Source, document: Mapping[str, Any], mirror: MirrorSettings)
     parent = source.subtable(document, "groups")
     for name, table in parent.items():
         for key, value in table.items() if isinstance(table, dict) else ():
-            if isinstance(value, dict) and key not in readers(GroupSettings):
+            known = tuple(readers(GroupSettings))
+            if isinstance(value, dict) and not get_close_matches(key.lower(), known, n=1):
                 wrong = Wrong(f"has no such table; a nested group is written [{dotted('groups', f'{name}/{key}')}]")
                 raise source.refusal(("groups", name, key), wrong)
     found = dict(source.read(("groups",), tables(GroupSettings, names.group_path), parent))
@@ -228,10 +230,15 @@ def _refuse_strangers(source: Source, settings: Settings) -> None:
     for group in settings.groups.values():
         for name in () if settings.access.htpasswd else group.members:
             if name not in settings.users:
-                wrong = Wrong("must be a user of [users]" + suggestion(name, tuple(settings.users)))
+                wrong = Wrong("must be a user of [users]" + _near(name, settings))
                 raise source.refusal(("groups", group.path, "members", name), wrong)
     refuse_shared_certificates(source, settings.users)
     _refuse_twins(source, settings)
+
+
+def _near(name: str, settings: Settings) -> str:
+    users = tuple(settings.users)
+    return suggestion(name, users) if users else f"; `depproxy user add {name}` makes one"
 
 
 def _refuse_twins(source: Source, settings: Settings) -> None:
