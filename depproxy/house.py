@@ -31,7 +31,7 @@ from depproxy.cache.questions import Questions
 from depproxy.config import Settings, taken_over
 from depproxy.index.factory import make_index
 from depproxy.metrics import Metrics
-from depproxy.sources import Sources
+from depproxy.sources import Sources, fingerprint
 from depproxy.storage.files import FileStore
 from depproxy.upstream.client import make_upstream
 from depproxy.upstream.upstreams import Upstreams
@@ -144,6 +144,7 @@ class House:
             reactor,
         )
         self.tls = TLSContexts(settings.server.client_ca, time.time)
+        self._authority = fingerprint(settings.server.client_ca)
 
     def _build_access(self, settings: Settings, reactor: Any, threads: Threads) -> None:
         self.tokens = Tokens(self.keys, ISSUER, settings.access.token_lifetime, time.time)
@@ -181,6 +182,8 @@ class House:
         self.documents.ttl = settings.cache.documents_ttl
         self.tokens.lifetime = settings.access.token_lifetime
         self.refresh_tokens.lifetime = settings.access.refresh_lifetime
+        self.tokens.forget()
+        self.refresh_tokens.forget()
         self.throttle.settings = settings.access
         self.hashing.forget()
         groups = Groups(settings.groups, settings.mirror)
@@ -204,6 +207,11 @@ class House:
             self.tls.reload(self.settings.server.client_ca)
         except TLSFileError as error:
             self._log.error("the certificates of listeners stay as they were: {error}", error=error)
+        authority = fingerprint(self.settings.server.client_ca)
+        if authority != self._authority:
+            # Connections were proved by other authorities than there are now.
+            self._authority = authority
+            self.site.forget_certificates()
 
 
 def _networks(settings: Settings) -> Networks:

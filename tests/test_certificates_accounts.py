@@ -20,6 +20,7 @@ from depproxy.config.document import Source
 from tests.web_support import WebTestCase
 
 ENDS = 2_000_000_000.0
+NOW = 1_800_000_000.0
 
 
 def users(**names: tuple[str, ...]) -> dict[str, UserSettings]:
@@ -40,9 +41,11 @@ class Roles:
         return user not in self.gone
 
 
-def accounts(found: Mapping[str, UserSettings], roles: Roles | None = None) -> CertificateAccounts:
+def accounts(
+    found: Mapping[str, UserSettings], roles: Roles | None = None, authority: str = "ca", now: float = NOW
+) -> CertificateAccounts:
     roles = roles or Roles()
-    return CertificateAccounts(found, roles.role, roles.exists)
+    return CertificateAccounts(found, roles.role, roles.exists, authority, lambda: now)
 
 
 def certificate(*names: str) -> ClientCertificate:
@@ -50,7 +53,7 @@ def certificate(*names: str) -> ClientCertificate:
 
 
 BOTH = users(alice=("runner-1.example", "spiffe://example/1"), bob=("bob",), carol=())
-ALICE = Identity("certificate", "alice", "runner-1.example", ENDS)
+ALICE = Identity("certificate", "alice", "ca:runner-1.example", ENDS)
 
 
 def test_it_is_a_source_of_accounts() -> None:
@@ -65,7 +68,7 @@ def test_it_is_a_source_of_accounts() -> None:
 def test_a_name_means_a_user() -> None:
     source = accounts(BOTH)
     assert source.identify(certificate("runner-1.example")) == ALICE
-    assert source.identify(certificate("other", "bob")) == Identity("certificate", "bob", "bob", ENDS)
+    assert source.identify(certificate("other", "bob")) == Identity("certificate", "bob", "ca:bob", ENDS)
     # Two of her names; the first is what she is known by.
     assert source.identify(certificate("x", "runner-1.example", "spiffe://example/1")) == ALICE
 
@@ -73,6 +76,16 @@ def test_a_name_means_a_user() -> None:
 @pytest.mark.parametrize("names", [(), ("other",), ("carol",), ("alice",), ("Bob",), ("bob ",), ("",)])
 def test_other_names_mean_nobody(names: tuple[str, ...]) -> None:
     assert accounts(BOTH).identify(certificate(*names)) is None
+
+
+def test_one_that_has_ended_means_nobody() -> None:
+    assert accounts(BOTH, now=ENDS - 1).identify(certificate("bob")) is not None
+    assert accounts(BOTH, now=ENDS).identify(certificate("bob")) is None
+
+
+def test_without_an_authority_nobody_is_known() -> None:
+    assert not accounts(BOTH, authority="")
+    assert accounts(BOTH, authority="").identify(certificate("bob")) is None
 
 
 def test_a_certificate_of_two_users_means_neither() -> None:
@@ -94,7 +107,7 @@ def test_who_is_meant_is_so_by_the_configuration(owners: dict[str, str], names: 
     if len(meant) == 1:
         assert identity is not None
         assert identity.name in meant
-        assert identity.credential == next(name for name in names if name in owners)
+        assert identity.credential == "ca:" + next(name for name in names if name in owners)
         assert identity.expires == ENDS
     else:
         assert identity is None
@@ -115,6 +128,8 @@ class Rights(WebTestCase):
             accounts(given_to_bob),
             accounts({}),
             accounts(BOTH, roles),
+            accounts(BOTH, authority="another ca"),
+            accounts(BOTH, authority=""),
         ):
             with pytest.raises(Withdrawn, match="does not mean alice any more"):
                 await source.role(ALICE, "acme")

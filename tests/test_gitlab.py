@@ -93,9 +93,16 @@ class GitLabCase(UpstreamCase):
         made = GitLabSettings(self.gitlab.url, token_file=self.file if own else None, cache=CACHE, **settings)
         return self.accounts_of(made, strict=strict)
 
-    def accounts_of(self, settings: GitLabSettings, *, strict: bool = False) -> GitLabAccounts:
-        fetcher = self.fetcher(settings)
-        return GitLabAccounts(settings, fetcher, self.clock.seconds, lifetime=LIFETIME, strict=strict)
+    def accounts_of(self, settings: GitLabSettings, *, strict: bool = False, reserved: str = "local") -> GitLabAccounts:
+        return GitLabAccounts(
+            settings,
+            self.fetcher(settings),
+            self.clock.seconds,
+            lifetime=LIFETIME,
+            strict=strict,
+            logins=self.fetcher(settings),
+            reserved=reserved,
+        )
 
     def fetcher(self, settings: GitLabSettings) -> Fetcher:
         """As the service makes it, with limits of time by `time`."""
@@ -613,6 +620,39 @@ class Memory(GitLabCase):
         identity = await login(self.accounts(), DEPLOY, token.username)
         self.clock.advance(10 * CACHE)
         assert await self.accounts().role(identity, "acme") is Role.GUEST
+
+    async def test_a_group_of_ours_that_anybody_could_make_there(self) -> None:
+        """Whoever made a group of the mirror's name would own it, and turn it off for everybody."""
+        self.gitlab.group("local", owner=self.alice)
+        self.gitlab.group("local/deeper", owner=self.alice)
+        accounts = self.accounts()
+        identity = await login(accounts, ALICE)
+        self.asked()
+        for group in ("local", "Local", "local/deeper"):
+            assert await accounts.role(identity, group) is None
+        assert self.asked() == []
+        assert await accounts.role(identity, "acme") is Role.GUEST
+
+    async def test_a_deploy_token_below_a_number(self) -> None:
+        """GitLab would take the number for that of a group, which may be a stranger's."""
+        token = self.gitlab.deploy_token(DEPLOY, self.acme, "read_registry")
+        accounts = self.accounts()
+        identity = await login(accounts, DEPLOY, token.username)
+        self.asked()
+        number = str(self.acme.id)
+        assert await accounts.role(identity, f"{number}/tools") is None
+        assert self.asked() == [deploy(f"{number}%2Ftools", token.id)]
+
+    async def test_who_may_change_things(self) -> None:
+        self.gitlab.token("glpat-full-of-alice", self.alice, "api")
+        self.gitlab.job("glcbt-of-alice", self.alice)
+        accounts = self.accounts()
+        for secret, name, expected in (
+            (ALICE, "alice", False),
+            ("glpat-full-of-alice", "alice", True),
+            ("glcbt-of-alice", "gitlab-ci-token", False),
+        ):
+            assert await accounts.administers(await login(accounts, secret, name)) is expected
 
     async def test_a_secret_is_kept_for_as_long_as_a_token_of_ours_lives(self) -> None:
         accounts = self.accounts()

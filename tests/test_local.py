@@ -110,7 +110,7 @@ class LoginTests(LocalCase):
         verifyObject(IAccounts, self.accounts)
         verifyObject(ICredentialsChecker, self.accounts)
         assert self.accounts.name == "local"
-        assert self.accounts.max_age == float("inf")
+        assert self.accounts.max_age == 60.0
 
     def test_passwords(self) -> None:
         expected = Identity("local", "alice", f"password:{fingerprint(HASHES[ALICE])}")

@@ -367,6 +367,19 @@ class Reloading(ServiceTestCase):
         assert self.has_logged(f"the certificates of listeners stay as they were: {pair.certificate}: must hold")
         assert self.has_logged(f"the users of the htpasswd file stay as they were: {htpasswd}: line 1")
 
+    async def test_who_was_taken_out_with_a_file_does_not_come_back_with_a_wrong_one(self) -> None:
+        files = [self.directory / name for name in ("first", "second")]
+        files[0].write_text(f"mallory:{bcrypt.hashpw(b'password', bcrypt.gensalt(4)).decode()}\n")
+        files[1].write_text("no line of an htpasswd file\n")
+        self.configure(f'[access]\nhtpasswd = "{files[0]}"\n')
+        await self.start()
+        await self.reload("")
+        await self.reload(f'[access]\nhtpasswd = "{files[1]}"\n')
+        assert self.has_logged(f"configuration not reloaded, the old one stays: {files[1]}: line 1")
+        client = await self.client(self.port)
+        client.ask("/jwt/auth", Authorization=f"Basic {b64encode(b'mallory:password').decode()}")
+        assert (await client.answer()).status == 401
+
     async def test_who_stands_in_the_configuration_has_no_password_elsewhere(self) -> None:
         """Or `password_login = false` would mean little."""
         htpasswd = self.directory / "htpasswd"

@@ -397,8 +397,8 @@ class ClientCertificates(TLSTestCase):
         ends = x509.load_der_x509_certificate(certificate.dump()).not_valid_after_utc.timestamp()
         assert seen == ClientCertificate(NAMES, ends)
         users = {"ci": UserSettings("ci", certificates=(NAMES[2],))}
-        accounts = CertificateAccounts(users, lambda user, group: None, lambda user: True)
-        assert accounts.identify(seen) == Identity("certificate", "ci", NAMES[2], ends)
+        accounts = CertificateAccounts(users, lambda user, group: None, lambda user: True, "ca", time.time)
+        assert accounts.identify(seen) == Identity("certificate", "ci", f"ca:{NAMES[2]}", ends)
 
     async def test_each_request_of_a_connection(self) -> None:
         client = await self.connect(await self.serve(self.authority.file), self.runner())

@@ -522,6 +522,7 @@ def test_a_rotation_is_not_noticed_by_clients(shop: Shop) -> None:
 def test_a_retired_key_is_good_for_a_day(tmp_path: Path, algorithm: Algorithm, remembered: bool) -> None:
     """However long the token itself says: a process that did not hear of the rotation may have issued it since."""
     shop = shop_in(tmp_path, algorithm)
+    shop.tokens.lifetime = 10 * GRACE
     token = claim(exp=START + 10 * int(GRACE))(draft(shop))
     shop.keys.rotate()
     if remembered:
@@ -539,10 +540,22 @@ def test_the_longest_token_outlives_no_rotation(shop: Shop) -> None:
     shop.tokens.lifetime = GRACE
     token = shop.issue()
     shop.keys.rotate()
+    another = shop.another()
+    another.lifetime = GRACE
     shop.clock.advance(GRACE - 1)
-    assert shop.another().verify(token)
+    assert another.verify(token)
     shop.clock.advance(1)
-    assert refusal(shop.another(), token) == NOT_OURS
+    assert refusal(another, token) == NOT_OURS
+
+
+def test_a_lifetime_that_is_shortened_counts_for_what_is_out(shop: Shop) -> None:
+    token = shop.issue()
+    shop.tokens.lifetime = LIFETIME / 2
+    assert shop.tokens.verify(token).expires == START + LIFETIME / 2
+    shop.clock.advance(LIFETIME / 2)
+    assert refusal(shop.tokens, token) == EXPIRED
+    shop.tokens.lifetime = 0
+    assert refusal(shop.tokens, token) == EXPIRED
 
 
 def test_a_key_that_is_taken_away_takes_its_tokens_along(shop: Shop) -> None:

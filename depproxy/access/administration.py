@@ -7,13 +7,14 @@ from twisted.logger import Logger
 
 from depproxy.access.choices import ENABLED
 from depproxy.access.errors import Unauthenticated, no_role, turned_off
-from depproxy.access.gate import role_of
+from depproxy.access.gate import role_of, told
 from depproxy.access.groups import Groups
 from depproxy.access.interface import ICaller, Login
 from depproxy.access.logins import prove
 from depproxy.access.portal import Account, Accounts
 from depproxy.access.settings import Effective, RunTimeSettings
 from depproxy.access.throttle import Throttle
+from depproxy.coalesce import Coalescer
 from depproxy.config import Role
 from depproxy.index.interface import IndexUnavailable
 from depproxy.oci.errors import Code, OCIError
@@ -67,11 +68,17 @@ class Administration:
         name = account.identity.name
         if role < Role.OWNER:
             raise OCIError(Code.DENIED, f"group {group}: {name} is {role.name.lower()}; an owner may change settings")
-        if not await account.administers():
+        if not await told(account.administers(), group):
             raise OCIError(Code.DENIED, f"group {group}: a token of {name} needs the scope api to change settings")
         above = self._groups.off(group)
         if choices.get(ENABLED) is True and above is not None:
             raise turned_off(group, above)
+        apart: Coalescer[None, Shown] = Coalescer()
+        return await apart.join(None, lambda: self._change(account, group, choices))
+
+    async def _change(self, account: Account, group: str, choices: Mapping[str, bool | Credential | None]) -> Shown:
+        """To its end, also where the client has left: what is written is in force here, and logged."""
+        name = account.identity.name
         try:
             await self._settings.change(group, choices)
         except IndexUnavailable as error:
@@ -96,7 +103,7 @@ class Administration:
         if account is None:
             raise Unauthenticated("a login is needed here: send an access token in the header PRIVATE-TOKEN")
         role = await role_of(account, group)
-        if not isinstance(role, Role):
+        if role is None:
             raise no_role(account.identity.name, group)
         return account, role
 

@@ -19,12 +19,14 @@ class CertificateAccounts:
     Maps the names of certificates to users, as `[users.NAME] certificates` says.
 
     What a user may is no affair of his certificate's: `role_of_user` (user, group) says it, and `user_exists` whether
-    there is such a user still.
+    there is such a user still. `authority` stands for the certificates that are believed: with another one, what was
+    proved before counts no more. Without any, "", no certificate means anybody. `now` is Unix time.
     """
 
     _log = Logger()
     name = "certificate"
     max_age = math.inf
+    renewable = False
     credentialInterfaces = (ILogin,)
 
     def __init__(
@@ -32,8 +34,12 @@ class CertificateAccounts:
         users: Mapping[str, UserSettings],
         role_of_user: Callable[[str, str], Role | None],
         user_exists: Callable[[str], bool],
+        authority: str,
+        now: Callable[[], float],
     ) -> None:
-        self._owners = {name: user.name for user in users.values() for name in user.certificates}
+        self._owners = {name: user.name for user in users.values() for name in user.certificates if authority}
+        self._authority = authority
+        self._now = now
         self._role_of_user = role_of_user
         self._user_exists = user_exists
 
@@ -51,13 +57,18 @@ class CertificateAccounts:
         if len(meant) > 1:
             self._log.warn("a client certificate means nobody, for it means {users}", users=" and ".join(sorted(meant)))
             return None
+        if certificate.expires <= self._now():
+            # A connection may outlive the certificate that it began with.
+            return None
         for user, name in meant.items():
-            return Identity(self.name, user, name, certificate.expires)
+            return Identity(self.name, user, f"{self._authority}:{name}", certificate.expires)
         return None
 
     async def role(self, identity: Identity, group: str) -> Role | None:
         """See `IAccounts`."""
-        if self._owners.get(identity.credential) != identity.name or not self._user_exists(identity.name):
+        authority, _, name = identity.credential.partition(":")
+        owner = self._owners.get(name) if authority == self._authority else None
+        if owner != identity.name or not self._user_exists(identity.name):
             raise Withdrawn(f"the certificate does not mean {identity.name} any more")
         return self._role_of_user(identity.name, group)
 

@@ -1,21 +1,27 @@
 """Who may pull from which group: asked on every request, and answered from memory but for the first time."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
+from twisted.cred.error import UnauthorizedLogin
 from twisted.logger import Logger
 
 from depproxy.access.errors import Unauthenticated, no_role, turned_off
 from depproxy.access.groups import Groups
-from depproxy.access.interface import AccountsUnavailable, ICaller, Withdrawn
+from depproxy.access.interface import AccountsUnavailable, ICaller
 from depproxy.access.portal import ANONYMOUS, Account, Accounts
 from depproxy.access.tokens import Bearer, InvalidToken, Tokens
+from depproxy.config import Role
 from depproxy.oci.errors import Code, OCIError
+
+T = TypeVar("T")
 
 # What a grant of "everything that the account may" looks like.
 EVERYTHING = "*"
-# Pairs of a token and a group that were found good lately.
-REMEMBERED = 50_000
+# Pairs of a token and a group that were found good lately, and the longest header (bytes) that is remembered.
+REMEMBERED = 20_000
+LONGEST_REMEMBERED = 2048
 
 
 class Gate:
@@ -84,7 +90,7 @@ class Gate:
                 f"the token was not asked for with a scope of group {group}: ask for a new one", "insufficient_scope"
             )
         self._refuse_turned_off(group)
-        if authorization is not None:
+        if authorization is not None and len(authorization) <= LONGEST_REMEMBERED:
             if len(passes) >= REMEMBERED:
                 passes.clear()
             passes[authorization, group] = min(expires, self._now() + account.accounts.max_age)
@@ -108,10 +114,7 @@ class Gate:
             raise self._nobody(group, caller)
 
     def _by_certificate(self, caller: ICaller) -> Account | None:
-        account = self._accounts.by_certificate(caller.certificate) if self._accounts else None
-        # A connection may outlive the certificate that it began with.
-        ended = account is not None and (account.identity.expires or 0.0) <= self._now()
-        return None if ended else account
+        return self._accounts.by_certificate(caller.certificate) if self._accounts else None
 
     def _nobody(self, group: str, caller: ICaller) -> Unauthenticated:
         if self._accounts:
@@ -147,12 +150,17 @@ class Gate:
         return account
 
 
-async def role_of(account: Account, group: str) -> object:
+async def role_of(account: Account, group: str) -> Role | None:
     """The account's role, with the errors that a client is told."""
+    return await told(account.role(group), group)
+
+
+async def told(answer: Awaitable[T], group: str) -> T:
+    """What a source of accounts answers, with the errors that a client is told."""
     try:
-        return await account.role(group)
-    except Withdrawn as error:
-        raise Unauthenticated(str(error), "invalid_token") from None
+        return await answer
+    except UnauthorizedLogin as error:
+        raise Unauthenticated(str(error) or "this login is not good any more: docker login", "invalid_token") from None
     except AccountsUnavailable as error:
         raise OCIError(Code.UNAVAILABLE, f"group {group}: it cannot be told who may pull: {error}") from None
 

@@ -23,12 +23,17 @@ from depproxy.access.answers import REMEMBERED, Answers
 from depproxy.access.gitlab_api import GitLabAPI, Kind, Proof
 from depproxy.access.gitlab_http import GitLabHTTP
 from depproxy.access.gitlab_logins import LOG_IN_AGAIN, Credential, kind_of
+from depproxy.access.hashing import Busy
 from depproxy.access.interface import IAccounts, Identity, ILogin, Withdrawn
+from depproxy.access.roles import lineage
 from depproxy.config import GitLabSettings, Role
 from depproxy.config.accounts import JOB_TOKEN_USER
 from depproxy.config.errors import Wrong
 from depproxy.config.names import group_path
 from depproxy.upstream.interface import IFetcher
+
+MOST_LOGINS = 2000
+"""Logins that wait for GitLab at a time: a thousand jobs may start at once, each with a token of its own."""
 
 SKEW = 5
 """Seconds by which the clock of another host that shares our keys may be ahead."""
@@ -48,19 +53,34 @@ class GitLabAccounts:
     The accounts and memberships of one GitLab.
 
     `strict` wants the scopes that GitLab's own dependency proxy wants. A secret is kept for `lifetime` seconds after
-    its last login. `now` is Unix time.
+    its last login. `now` is Unix time. Logins are proved by the fetcher `logins`, apart from all other questions: a
+    flood of them must not stop pulls. In `reserved`, a group, and below it, GitLab gives no role: whoever may make
+    groups there must not get this one by its name.
     """
 
     name = "gitlab"
+    renewable = False
     credentialInterfaces = (ILogin,)
 
     def __init__(
-        self, settings: GitLabSettings, fetcher: IFetcher, now: Callable[[], float], *, lifetime: float, strict: bool
+        self,
+        settings: GitLabSettings,
+        fetcher: IFetcher,
+        now: Callable[[], float],
+        *,
+        lifetime: float,
+        strict: bool,
+        logins: IFetcher | None = None,
+        reserved: str = "",
     ) -> None:
         # An answer is relied on twice, one after the other: here, and by whoever relies on ours for `max_age`.
         self._fresh = self.max_age = settings.cache / 2
         http = GitLabHTTP(settings.url, settings.host, fetcher)
         self._api = GitLabAPI(http, settings.token_file, strict, now)
+        apart = GitLabHTTP(settings.url, settings.host, logins or fetcher)
+        self._login_api = GitLabAPI(apart, settings.token_file, strict, now)
+        self._logging_in = 0
+        self._reserved = reserved
         self._own_token = settings.token_file is not None
         self._now = now
         last_known = settings.last_known_for if settings.when_down == "last_known" else 0.0
@@ -81,8 +101,8 @@ class GitLabAccounts:
             path = group_path(group)
         except Wrong:
             return None
-        if path.isdecimal():
-            # GitLab would take it for a group's number.
+        # GitLab would take a number for that of a group.
+        if path.isdecimal() or self._reserved in lineage(path):
             return None
         if credential.kind == "deploy":
             return await self._deploy_role(credential.id, path)
@@ -112,7 +132,13 @@ class GitLabAccounts:
             what = "CI job tokens" if kind == "job" else "deploy tokens"
             raise Withdrawn(f"{what} are not taken here: the operator has to set access.gitlab.token_file for them")
         held = _Held(login, self._key(kind, login))
-        proof = await self._prove(kind, held)
+        if self._logging_in >= MOST_LOGINS:
+            raise Busy
+        self._logging_in += 1
+        try:
+            proof = await self._prove(kind, held, self._login_api)
+        finally:
+            self._logging_in -= 1
         if not proof.sees_groups and not self._own_token:
             raise Withdrawn("the token needs the scope read_api or api, too: by it depproxy sees its memberships")
         if kind != "deploy":
@@ -150,20 +176,23 @@ class GitLabAccounts:
         segments = path.split("/")
         for count in range(1, len(segments) + 1):
             above = "/".join(segments[:count])
+            if above.isdecimal():
+                # GitLab would take it for a group's number.
+                continue
             ask = partial(self._api.deploy_role, above, token)
             role = await self._roles.get(("deploy", token, above, b""), ask)
             if role is not None:
                 return role
         return None
 
-    async def _prove(self, kind: Kind, held: _Held) -> Proof:
-        login = held.login
+    async def _prove(self, kind: Kind, held: _Held, api: GitLabAPI | None = None) -> Proof:
+        login, api = held.login, api or self._api
         if kind == "token":
-            ask = partial(self._api.token, login.password)
+            ask = partial(api.token, login.password)
         elif kind == "job":
-            ask = partial(self._api.job, login.password)
+            ask = partial(api.job, login.password)
         else:
-            ask = partial(self._api.deploy_token, login.username, login.password)
+            ask = partial(api.deploy_token, login.username, login.password)
         proof = await self._proofs.get(held.key, ask)
         assert proof is not None
         return proof

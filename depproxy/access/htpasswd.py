@@ -87,6 +87,7 @@ class HtpasswdAccounts:
 
     name = "htpasswd"
     max_age = math.inf
+    renewable = True
     credentialInterfaces = (ILogin,)
 
     def __init__(self, hashes: Mapping[str, str], groups: Mapping[str, GroupSettings], hashing: Hashing) -> None:

@@ -89,6 +89,7 @@ class IAccounts(Interface):
 
     name: str = Attribute("Short and stable: it stands in tokens.")
     max_age: float = Attribute("How long (seconds) an answer of `role` may be relied on; infinity: until a reload.")
+    renewable: bool = Attribute("Whether an identity can be told to be good without its secret, for a refresh token.")
 
     async def role(identity: Identity, group: str) -> Role | None:
         """

@@ -1,6 +1,5 @@
 """What a client gets at the token endpoint."""
 
-import math
 from collections.abc import Sequence
 
 from depproxy.access.errors import Unauthenticated
@@ -58,7 +57,7 @@ class Issuer:
         """
         identity = self._tokens.verify(issued.token.encode("ascii")).identity
         account = self._accounts.account(identity)
-        if not self._refresh.lifetime or account is None or account.accounts.max_age != math.inf:
+        if not self._refresh.lifetime or account is None or not account.accounts.renewable:
             return None
         return self._issue(identity, [], self._refresh).token
 

@@ -1,6 +1,5 @@
 """The accounts of the configuration file: users with passwords and tokens, and the tokens of groups."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
@@ -54,7 +53,9 @@ class LocalAccounts:
     """
 
     name = "local"
-    max_age = math.inf
+    # Tokens may end in between, and the answer costs next to nothing.
+    max_age = 60.0
+    renewable = True
     credentialInterfaces = (ILogin,)
 
     def __init__(

@@ -39,6 +39,7 @@ class OidcAccounts:
     name = "oidc"
     # Keys count for as long before they are looked at again: together it is a minute.
     max_age = FRESH
+    renewable = False
     credentialInterfaces = (ILogin,)
 
     def __init__(

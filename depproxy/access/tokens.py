@@ -167,7 +167,11 @@ class Tokens:
         except jwt.PyJWTError:
             raise InvalidToken(NOT_OURS) from None
         self._check_times(claims)
-        return Bearer(_identity(claims), _grants(claims), min(claims["exp"], key.ends))
+        # A lifetime that was shortened counts for what was issued before.
+        expires = min(claims["exp"], key.ends, claims["iat"] + self.lifetime)
+        if expires <= self._now():
+            raise InvalidToken(EXPIRED)
+        return Bearer(_identity(claims), _grants(claims), expires)
 
     def _check_times(self, claims: dict[str, Any]) -> None:
         if any(type(claims[name]) is not int for name in ("iat", "nbf", "exp")):

@@ -86,14 +86,16 @@ class Registry:
 
     async def _home(self, request: Request, path: str, prefix: str) -> Home:
         """The home that is meant, if the client may pull from its group."""
-        group = self.addresses.group(path)
+        # The same before and after the gate: a reload may come between.
+        addresses = self.addresses
+        group = addresses.group(path)
         try:
             await self._gate.admit(group, Caller(request))
         except Unauthenticated as error:
             if _is_plain(path):
                 error.scope = f"repository:{path}:pull"
             raise
-        return self.addresses.home(path, prefix, _namespace(request))
+        return addresses.home(path, prefix, _namespace(request))
 
     @app.route("/v2/<path:path>/manifests/<reference:reference>")
     @app.route("/<path:prefix>/v2/<path:path>/manifests/<reference:reference>")

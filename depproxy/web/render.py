@@ -1,5 +1,6 @@
 """The one place that writes error documents."""
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 
 from twisted.internet.defer import CancelledError
@@ -78,7 +79,7 @@ def as_document(failure: Failure) -> OCIError:
 def write_document(request: Request, error: OCIError) -> None:
     """Answer with an error document; the caller finishes the request."""
     body = error.document()
-    request.setResponseCode(error.status)
+    request.setResponseCode(error.status, HTTPStatus(error.status).phrase.encode("ascii"))
     headers = request.responseHeaders
     headers.setRawHeaders(b"Content-Type", [b"application/json"])
     headers.setRawHeaders(b"Content-Length", [b"%d" % len(body)])

@@ -17,7 +17,7 @@ from depproxy import __version__
 from depproxy.access.networks import Networks
 from depproxy.oci.errors import Code, OCIError
 from depproxy.web.api import API, CHANGING
-from depproxy.web.caller import address_text
+from depproxy.web.caller import NO_CERTIFICATE, address_text
 from depproxy.web.channel import BoundedChannel, BoundedRequest
 from depproxy.web.origin import Origin, is_host
 from depproxy.web.render import TOKEN_PATH
@@ -142,7 +142,12 @@ class Faces(Site):
             if channel.answered and not channel.busy:
                 channel.loseConnection()
         later = self.reactor.callLater
-        calls = [later(min(PATIENCE, timeout), self._close_idle), later(timeout, self._cut_all)]
+        calls = [
+            later(min(PATIENCE, timeout), self._close_idle),
+            # Over TLS an end waits for the client's own goodbye, which not all say.
+            later(min(2 * PATIENCE, timeout), self._cut_idle),
+            later(timeout, self._cut_all),
+        ]
         if self.channels:
             await self._drained
         for call in calls:
@@ -153,6 +158,17 @@ class Faces(Site):
         for channel in tuple(self.channels):
             if not channel.busy:
                 channel.loseConnection()
+
+    def _cut_idle(self) -> None:
+        for channel in tuple(self.channels):
+            if not channel.busy:
+                channel.abortConnection()
+
+    def forget_certificates(self) -> None:
+        """Take nobody who is connected by his certificate any more: by what authority it was believed may have changed.
+        Who connects anew is asked again."""
+        for channel in self.channels:
+            channel.certificate = NO_CERTIFICATE
 
     def lost(self, channel: BoundedChannel) -> None:
         """A connection has ended."""
