@@ -152,7 +152,10 @@ class House:
         self.hashing = Hashing(threads.hashing, threads=HASHING_THREADS)
         self.sources = Sources(reactor, self.hashing, self.metrics)
         self.throttle = Throttle(self.index, time.time, settings.access)
-        groups, accounts = Groups(settings.groups, settings.mirror), self.sources.accounts(settings)
+        groups, accounts = (
+            Groups(settings.groups, settings.mirror, enabled=settings.server.enabled),
+            self.sources.accounts(settings),
+        )
         self.gate = Gate(groups, accounts, self.tokens, self.owners.enabled)
         self.issuer = Issuer(groups, accounts, self.tokens, self.refresh_tokens, self.throttle)
         self.administration = Administration(groups, accounts, self.throttle, self.owners)
@@ -186,7 +189,7 @@ class House:
         self.refresh_tokens.forget()
         self.throttle.settings = settings.access
         self.hashing.forget()
-        groups = Groups(settings.groups, settings.mirror)
+        groups = Groups(settings.groups, settings.mirror, enabled=settings.server.enabled)
         self.gate.replace(groups, accounts)
         self.issuer.replace(groups, accounts)
         self.administration.replace(groups, accounts)

@@ -117,7 +117,8 @@ class House:
     def rules(self) -> tuple[Groups, Accounts]:
         settings = self.settings
         local = LocalAccounts(settings.users, settings.groups, settings.access, Hashing(inline), self.clock)
-        return Groups(settings.groups, settings.mirror), Accounts([local])
+        groups = Groups(settings.groups, settings.mirror, enabled=settings.server.enabled)
+        return groups, Accounts([local])
 
     def reload(self, old: str, new: str) -> None:
         """Replace a part of the configuration, and have it taken over."""
@@ -319,6 +320,17 @@ CASES = [
         GOOD,
         Told(403, "DENIED", OFF.message.replace("closed", "acme")),
         before=reload("[groups.acme]", "[groups.acme]\nenabled = false"),
+    ),
+    Case(
+        "the whole instance is turned off after the login",
+        ("alice", ALICE),
+        GOOD,
+        Told(
+            403,
+            "DENIED",
+            "group acme: this dependency proxy is turned off in the configuration; the operator can turn it on",
+        ),
+        before=reload("[mirror]", "[server]\nenabled = false\n[mirror]"),
     ),
     Case(
         "a network that is shut out after the login",

@@ -71,7 +71,7 @@ KEYS: Final = (
     *("password", "password_login", "tokens", "members", "deploy_tokens", "access_tokens", "hash", "scopes", "role"),
 )
 TABLES: Final = {
-    "server": ("listen", "public_url", "drain_timeout", "stall_timeout", "max_connections"),
+    "server": ("listen", "public_url", "enabled", "drain_timeout", "stall_timeout", "max_connections"),
     "storage": ("path",),
     "index": ("url",),
     "cache": ("serve_stale", "revalidate_timeout", "negative_ttl", "documents_ttl"),
@@ -218,6 +218,7 @@ FRESHNESS: Final = st.dictionaries(PATTERNS, durations(0, 10**8, forever=True), 
 _SERVER: Final = {
     "listen": arrays(same(LISTENERS), least=1),
     "public_url": PUBLIC_URLS,
+    "enabled": same(st.booleans()),
     "drain_timeout": durations(0, 3600),
     "stall_timeout": durations(1, 3600),
     "max_connections": same(st.integers(1, 10**6)),
@@ -233,7 +234,8 @@ _ACCESS: Final = {
     "guesses_per_address": same(st.integers(1, 10**6)),
 }
 _CACHE: Final = {
-    "serve_stale": durations(0, 10**9, forever=True),
+    # In milliseconds that is 12 digits, which is all that are read.
+    "serve_stale": durations(0, 10**9 - 1, forever=True),
     "revalidate_timeout": durations(0.1, 60),
     "negative_ttl": durations(0, 86400),
     "documents_ttl": durations(0, 86400),

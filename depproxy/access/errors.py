@@ -24,9 +24,11 @@ def no_role(name: str, group: str) -> OCIError:
 
 def turned_off(group: str, above: str | None) -> OCIError:
     """For a group that is turned off, to those who may know that it is there: by the configuration in `above`, which
-    is the group or one that it is in; by owners for None."""
+    is the group or one that it is in, "" for all; by owners for None."""
     if above is None:
         why = "its dependency proxy is turned off by an owner, who can turn it on again"
+    elif not above:
+        why = "this dependency proxy is turned off in the configuration; the operator can turn it on"
     elif above == group:
         why = "its dependency proxy is turned off in the configuration; the operator can turn it on"
     else:

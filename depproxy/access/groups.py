@@ -12,7 +12,8 @@ from depproxy.config import GroupSettings, MirrorSettings
 class Groups:
     """Asked on every request, so nothing here does I/O."""
 
-    def __init__(self, groups: Mapping[str, GroupSettings], mirror: MirrorSettings) -> None:
+    def __init__(self, groups: Mapping[str, GroupSettings], mirror: MirrorSettings, *, enabled: bool = True) -> None:
+        self._enabled = enabled
         self._off = frozenset(path for path, settings in groups.items() if not settings.enabled)
         self._open = {path: Networks(settings.anonymous) for path, settings in groups.items() if settings.anonymous}
         own = groups[mirror.group].anonymous if mirror.group in groups else ()
@@ -24,7 +25,12 @@ class Groups:
         return networks is not None and networks.admits(address)
 
     def off(self, group: str) -> str | None:
-        """Where the configuration has turned the group off: in itself, or in a group that it is in; None: nowhere."""
+        """
+        Where the configuration has turned the group off: in itself, in a group that it is in, or for all (""); None:
+        nowhere.
+        """
+        if not self._enabled:
+            return ""
         if not self._off:
             return None
         return next((path for path in lineage(group) if path in self._off), None)

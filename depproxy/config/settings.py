@@ -46,6 +46,7 @@ class ServerSettings:
         ("tcp:5000:interface=127.0.0.1",), each(text(_listen_string), least=1, most=32), fixed=True
     )
     public_url: str = key("http://127.0.0.1:5000", text(names.public_url))
+    enabled: bool = key(True, values.boolean)
     drain_timeout: float = _seconds("30s", "0s", "1h")
     stall_timeout: float = _seconds("60s", "1s", "1h")
     max_connections: int = key(10_000, values.whole(1, 1_000_000))
