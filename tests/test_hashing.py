@@ -32,8 +32,10 @@ class HashingTests(SynchronousTestCase):
         self.threads = Threads(held=True)
         self.hashing = Hashing(self.threads, threads=2, waiting=3, now=self.now, remembered=3)
 
-    def check(self, password: str = PASSWORD, hashed: str | None = HASH, *more: str) -> Deferred[bool]:
-        return Deferred.fromCoroutine(self.hashing.check(password, hashed, *more))
+    def check(
+        self, password: str = PASSWORD, hashed: str | None = HASH, account: str = "", stand_in: str = NOBODYS
+    ) -> Deferred[bool]:
+        return Deferred.fromCoroutine(self.hashing.check(password, hashed, account, stand_in))
 
     def answer(self, *args: Any) -> bool:
         """What a check says, all threads being free."""
@@ -55,6 +57,12 @@ class HashingTests(SynchronousTestCase):
         assert self.answer() is True
         assert self.answer("wrong") is False
         assert self.answer(PASSWORD, "no hash") is False
+
+    def test_a_cheap_hash_does_not_tell_by_the_time_that_it_is_there(self) -> None:
+        cheap = hash_password(PASSWORD, 11)
+        assert self.costs("wrong", cheap) == 2
+        assert self.costs("wrong", HASH) == self.costs("wrong", None) == 1
+        assert self.costs(PASSWORD, cheap) == 1
 
     def test_equal_checks_are_one(self) -> None:
         asked = [self.check() for _ in range(1000)] + [self.check("wrong") for _ in range(1000)]

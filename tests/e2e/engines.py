@@ -111,6 +111,12 @@ class Docker:
         """``docker login``."""
         return self("login", "--username", user, "--password-stdin", host, check=check, told=password)
 
+    def kept(self, host: str) -> dict[str, str]:
+        """What the client keeps of a login."""
+        config = json.loads(Path(self._client["DOCKER_CONFIG"], "config.json").read_text())
+        kept: dict[str, str] = config["auths"][host]
+        return kept
+
     def mirror(self, *urls: str) -> None:
         """Set ``registry-mirrors`` in the running engine, as an operator does with SIGHUP."""
         self._config.write_text(json.dumps({"registry-mirrors": list(urls)}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 
@@ -200,3 +202,49 @@ def test_https(start_proxy: Callable[..., Proxy], docker: Docker, image: Manifes
     assert curl("runner.example").encode() == image.body
     assert '"UNAUTHORIZED"' in curl("stranger.example")
     assert proxy.metric("depproxy_tokens_total", status="200") == 2
+
+
+def test_https_by_others(start_proxy: Callable[..., Proxy], ctr: Ctr, image: Manifest, place: Path) -> None:
+    """skopeo, podman and containerd check the certificate, and the client's own is a login."""
+    authority = Authority(str(place / "tls"))
+    port = free_port()
+    start_proxy(
+        ACCOUNTS,
+        server=f'client_ca = "{authority.file}"',
+        listen=f"ssl:{port}:{authority.issue().listener}:interface=127.0.0.1",
+    )
+    name = f"127.0.0.1:{port}/acme/{MARK}/team/access:1"
+    pair = authority.issue("runner", "runner.example", ())
+    certificates = place / "certs"
+    certificates.mkdir()
+    for source, target in (
+        (authority.file, "ca.crt"),
+        (pair.certificate, "client.cert"),
+        (pair.key, "client.key"),
+    ):
+        shutil.copy(source, certificates / target)
+    skopeo, podman = Skopeo(place / "skopeo"), Podman(place / "podman")
+    assert skopeo.copy(name, "--src-tls-verify=true", "--src-cert-dir", str(certificates)).is_exactly(image)
+    podman.pull(name, "--tls-verify=true", "--cert-dir", str(certificates))
+    assert podman.inspect(name)["Id"] == image.config.digest.removeprefix("sha256:")
+    hosts = place / "hosts" / f"127.0.0.1:{port}"
+    hosts.mkdir(parents=True)
+    url = f"https://127.0.0.1:{port}"
+    (hosts / "hosts.toml").write_text(
+        f'server = "{url}"\n[host."{url}"]\nca = "{authority.file}"\nclient = [["{pair.certificate}", "{pair.key}"]]\n'
+    )
+    ctr.pull(name)
+    assert ctr.holds(image.digest)
+
+
+def test_docker_with_a_refresh_token(start_proxy: Callable[..., Proxy], docker: Docker, image: Manifest) -> None:
+    """docker keeps it in place of the password, and pulls with it."""
+    proxy = start_proxy(f'[access]\nrefresh_lifetime = "1d"\n{ACCOUNTS}')
+    name = f"{proxy.host}/acme/{MARK}/team/access:1"
+    docker.login(proxy.host, "alice", PASSWORD)
+    kept = docker.kept(proxy.host)
+    assert set(kept) == {"auth", "identitytoken"}
+    assert b64decode(kept["auth"]) == b"alice:"
+    docker.pull(name)
+    docker("logout", proxy.host)
+    assert docker.inspect(name)["Id"] == image.config.digest
