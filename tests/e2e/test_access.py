@@ -54,8 +54,9 @@ MARK = "dependency_proxy/containers"
 
 
 @pytest.fixture
-def image(registry: Registry) -> Manifest:
-    return registry.push("team/access", images.busybox("access"), "1")
+def image(registry: Registry, request: pytest.FixtureRequest) -> Manifest:
+    """At docker.io/team/access:1, another one for each test: docker keeps manifests for a while after their image."""
+    return registry.push("team/access", images.busybox(f"access {request.node.name}"), "1")
 
 
 @pytest.fixture
