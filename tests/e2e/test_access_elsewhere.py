@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e import images
-from tests.e2e.engines import Docker
+from tests.e2e.engines import Ctr, Docker, Podman, Skopeo
 from tests.e2e.processes import Process
 from tests.e2e.servers import ROOT, Hub, Proxy, Registry
 from tests.oidc_issuer import AUDIENCE
@@ -69,6 +69,20 @@ def test_docker(proxy: Proxy, docker: Docker, hub: Hub, registry: Registry, else
     proxy.idle()
     # The first fetched it; each of the others cost a HEAD.
     assert hub.cost() == {"HEAD manifest": len(KINDS), "GET manifest": 1, "GET blob": 3, "GET cdn": 3}
+
+
+def test_podman_skopeo_and_ctr(proxy: Proxy, ctr: Ctr, registry: Registry, elsewhere: Any, place: Path) -> None:
+    image = registry.push("team/elsewhere", images.busybox("elsewhere, by others"), "2")
+    name = f"{proxy.host}/acme/dependency_proxy/containers/team/elsewhere:2"
+    podman, skopeo = Podman(place / "podman"), Skopeo(place / "skopeo")
+    for kind, (user, password) in elsewhere["logins"].items():
+        podman.pull(name, "--creds", f"{user}:{password}")
+        assert podman.inspect(name)["Id"] == image.config.digest.removeprefix("sha256:"), kind
+        podman("image", "rm", name)
+        assert skopeo.copy(name, "--src-creds", f"{user}:{password}").is_exactly(image), kind
+        ctr.pull(name, "--plain-http", "--user", f"{user}:{password}")
+        assert ctr.holds(image.digest), kind
+        ctr.clear()
 
 
 def test_strangers(proxy: Proxy, docker: Docker, hub: Hub, elsewhere: Any) -> None:
