@@ -1,6 +1,6 @@
 """Small real implementations of the interfaces, kept in memory, checked by the same tests as the real ones."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -9,6 +9,7 @@ from zope.interface import implementer
 
 from depproxy.access.throttle import LocalBuckets
 from depproxy.index.interface import (
+    Entry,
     Home,
     IBuckets,
     ICacheIndex,
@@ -103,6 +104,37 @@ class MemoryIndex:
     async def totals(self) -> tuple[int, int]:
         await self._ask()
         return len(self._sizes), sum(self._sizes.values())
+
+    def touched(self, digest: Digest) -> bool:
+        return digest in self._touched
+
+    async def coldest(self, count: int) -> Sequence[Entry]:
+        await self._ask()
+        order = sorted((when, digest) for digest, when in self.used.items())
+        return [Entry(digest, self._sizes[digest], when) for when, digest in order[:count]]
+
+    async def forget_unused(self, entry: Entry) -> bool:
+        await self._ask()
+        if self.used.get(entry.digest) != entry.used:
+            return False
+        del self._sizes[entry.digest], self.used[entry.digest]
+        return True
+
+    async def known(self, digests: Sequence[Digest]) -> Mapping[Digest, int]:
+        await self._ask()
+        return {digest: self._sizes[digest] for digest in digests if digest in self._sizes}
+
+    async def adopt(self, entries: Sequence[Entry]) -> None:
+        await self._ask()
+        for entry in entries:
+            self._sizes[entry.digest] = entry.size
+            self.used.setdefault(entry.digest, entry.used)
+
+    async def scan(self, cursor: str) -> tuple[str, Sequence[Digest]]:
+        await self._ask()
+        # In the order of digests, three at a time: what comes or goes meanwhile moves nothing else.
+        left = sorted(digest for digest in self._sizes if cursor == "0" or digest > cursor)
+        return (left[2] if len(left) > 3 else "0"), left[:3]
 
     async def take(self, key: str, capacity: float, per_second: float, cost: float = 1.0, debt: float = 0.0) -> float:
         self.asked.append(("take", key))

@@ -16,7 +16,7 @@ from zope.interface.verify import verifyObject
 
 from depproxy.index import codec
 from depproxy.index import redis as redis_module
-from depproxy.index.interface import Home, ICacheIndex, IncompatibleSchema, IndexUnavailable, Link, TagRecord
+from depproxy.index.interface import Entry, Home, ICacheIndex, IncompatibleSchema, IndexUnavailable, Link, TagRecord
 from depproxy.index.lastuse import LastUse
 from depproxy.oci.digest import Digest
 from depproxy.oci.reference import Name, Tag
@@ -147,6 +147,72 @@ class IndexSuite:
         assert await self.used() == {}
         assert await self.index.totals() == (0, 0)
 
+    async def test_what_waits_to_be_written(self) -> None:
+        await self.index.put_blob(A, 1)
+        assert not self.index.touched(A)
+        self.index.touch(A)
+        assert (self.index.touched(A), self.index.touched(B)) == (True, False)
+        await self.index.flush()
+        assert not self.index.touched(A)
+
+    async def test_the_coldest(self) -> None:
+        assert await self.index.coldest(10) == []
+        begin = int(self.now())
+        for number, digest in enumerate(DIGESTS):
+            await self.index.put_blob(digest, 2**40 + number)
+            self.now.time += 10
+        self.index.touch(A)
+        expected = [Entry(digest, 2**40 + number, begin + 10 * number) for number, digest in enumerate(DIGESTS)]
+        # As of the last flush.
+        assert await self.index.coldest(2) == expected[:2]
+        await self.index.flush()
+        found = await self.index.coldest(100)
+        assert found == [*expected[1:], Entry(A, 2**40, begin + 60)]
+        assert [type(value) for value in (found[0].digest, found[0].size, found[0].used)] == [Digest, int, int]
+
+    async def test_forgetting_what_is_still_unused(self) -> None:
+        await self.index.put_blob(A, 5)
+        (entry,) = await self.index.coldest(1)
+        self.now.time += 1
+        self.index.touch(A)
+        await self.index.flush()
+        assert not await self.index.forget_unused(entry)
+        assert await self.index.totals() == (1, 5)
+        (entry,) = await self.index.coldest(1)
+        assert await self.index.forget_unused(entry)
+        assert (await self.index.totals(), await self.used()) == ((0, 0), {})
+        assert not await self.index.forget_unused(entry)
+        assert await self.index.totals() == (0, 0)
+
+    async def test_what_is_known(self) -> None:
+        await self.index.put_blob(A, 5)
+        await self.index.put_blob(B, 0)
+        assert await self.index.known([]) == {}
+        assert await self.index.known(DIGESTS[::-1]) == {A: 5, B: 0}
+
+    async def test_adopting(self) -> None:
+        await self.index.put_blob(A, 5)
+        begin = int(self.now())
+        await self.index.adopt([])
+        await self.index.adopt([Entry(A, 7, 3), Entry(B, 2**50, 1)])
+        assert await self.used() == {A: begin, B: 1}
+        assert await self.index.totals() == (2, 2**50 + 7)
+        assert await self.index.known([A, B]) == {A: 7, B: 2**50}
+
+    async def test_scanning(self) -> None:
+        assert await self.index.scan("0") == ("0", [])
+        many = {Digest.of(b"%d" % number) for number in range(3000)}
+        await self.index.adopt([Entry(digest, 1, 1) for digest in many])
+        found, cursor, steps = set[Digest](), "0", 0
+        while not steps or cursor != "0":
+            cursor, digests = await self.index.scan(cursor)
+            found |= set(digests)
+            # What goes meanwhile keeps nothing else from coming.
+            await self.index.forget_blob(digests[0])
+            steps += 1
+        assert found == many
+        assert steps > 3
+
 
 class MemoryIndexTests(IndexSuite, TestCase):
     """The fake keeps what the suite asks."""
@@ -191,6 +257,7 @@ def step(name: str, *args: st.SearchStrategy[Any]) -> st.SearchStrategy[Step]:
     return st.builds(Step, st.just(name), st.tuples(*args))
 
 
+entries = st.builds(Entry, digests, st.integers(0, 2**50), st.integers(1_700_000_000, 1_700_000_200))
 steps = st.lists(
     st.one_of(
         step("get_tag", homes, tags),
@@ -203,6 +270,10 @@ steps = st.lists(
         step("touch", digests),
         step("flush"),
         step("totals"),
+        step("coldest", st.integers(1, 4)),
+        step("forget_unused", entries),
+        step("known", st.lists(digests, unique=True)),
+        step("adopt", st.lists(entries, max_size=3)),
         step("sleep", st.integers(-5, 100)),
     ),
     max_size=40,
@@ -313,6 +384,25 @@ class LayoutTests(RedisTestCase):
         await self.raw("SCRIPT", "FLUSH")
         await index.put_blob(B, 1)
         assert await index.totals() == (2, 2)
+
+    async def test_what_only_half_of_the_keys_know(self) -> None:
+        """As a Redis leaves it that throws keys away: what has no last use is adopted anew, what has no size can go."""
+        index = await self.started()
+        await index.put_blob(A, 5)
+        await self.raw("DEL", codec.USED)
+        assert await index.known([A]) == {}
+        await index.adopt([Entry(A, 5, 9)])
+        assert (await self.raw.used(), await index.totals()) == ({A: 9}, (1, 5))
+        await self.raw("DEL", codec.SIZES)
+        assert await index.coldest(5) == [Entry(A, 0, 9)]
+        assert await index.forget_unused(Entry(A, 0, 9))
+        assert await self.raw.used() == {}
+
+    async def test_an_entry_that_cannot_be_read(self) -> None:
+        index = await self.started()
+        await self.raw("ZADD", codec.USED, 1, "rubbish")
+        with pytest.raises(IndexUnavailable, match="unexpected entry"):
+            await index.coldest(5)
 
 
 class SchemaTests(RedisTestCase):

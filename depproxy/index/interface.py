@@ -1,6 +1,6 @@
 """What the cache gets from the cache index, and the values that it holds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 from attrs import frozen
@@ -52,6 +52,15 @@ class Link:
 
 
 @frozen
+class Entry:
+    """A stored blob of `size` bytes, last used at the Unix time `used` (whole seconds)."""
+
+    digest: Digest
+    size: int
+    used: int
+
+
+@frozen
 class SettingsTable:
     """All that owners have set, by group and key, as it was at `version`."""
 
@@ -95,8 +104,30 @@ class ICacheIndex(Interface):
         """Write what `touch` was told. What could not be written is kept for the next flush, within
         bounds."""
 
+    def touched(digest: Digest) -> bool:
+        """Whether a use of this blob waits to be written. No I/O."""
+
     async def totals() -> tuple[int, int]:
         """The number of blobs, and the sum of their sizes in bytes. O(1)."""
+
+    async def coldest(count: int) -> Sequence[Entry]:
+        """Up to `count` entries, those with the longest unused first, as of the last flush."""
+
+    async def forget_unused(entry: Entry) -> bool:
+        """Forget the blob, unless it was used since `entry` was read; whether it was forgotten."""
+
+    async def known(digests: Sequence[Digest]) -> Mapping[Digest, int]:
+        """The sizes of those that have an entry."""
+
+    async def adopt(entries: Sequence[Entry]) -> None:
+        """These blobs were found in the store. What is known already keeps its last use, and gets its size."""
+
+    async def scan(cursor: str) -> tuple[str, Sequence[Digest]]:
+        """A few hundred entries, and the cursor to go on with. Begins with the cursor "0", and is over when that comes
+        back.
+
+        What has an entry all the while comes at least once; other entries may come or not.
+        """
 
 
 class IBuckets(Interface):

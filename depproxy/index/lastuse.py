@@ -18,6 +18,9 @@ class LastUse:
     def __len__(self) -> int:
         return len(self._times)
 
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._times
+
     def touch(self, digest: Digest, when: int) -> None:
         # Taken out first, so that the order of the dict is the order of telling.
         self._times.pop(digest, None)

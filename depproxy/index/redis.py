@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -14,10 +14,12 @@ from zope.interface import implementer
 
 from depproxy.index import codec
 from depproxy.index.address import Credentials
+from depproxy.index.blobtable import BlobTable
 from depproxy.index.buckets import Buckets
 from depproxy.index.connection import Connection
 from depproxy.index.groupsettings import GroupSettingsTable
 from depproxy.index.interface import (
+    Entry,
     Home,
     IBuckets,
     ICacheIndex,
@@ -30,41 +32,13 @@ from depproxy.index.interface import (
 )
 from depproxy.index.lastuse import LastUse
 from depproxy.index.server import EmbeddedRedis
-from depproxy.index.wire import ReplyError, Script, Wire
+from depproxy.index.wire import ReplyError, Wire
 from depproxy.oci.digest import Digest
 from depproxy.oci.reference import Tag
 
 LINKS_PER_COMMAND = 500
 USES_PER_COMMAND = 500
 MAX_USES = 100_000
-
-# Entry and sum change in one script, so that the sum is right whatever happens between. The numbers stay
-# strings: Lua's are doubles.
-PUT_BLOB = Script("""\
-local old = redis.call('HGET', KEYS[1], ARGV[1])
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('INCRBY', KEYS[3], ARGV[2])
-if old then redis.call('DECRBY', KEYS[3], old) end
-redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
-""")
-FORGET_BLOB = Script("""\
-local old = redis.call('HGET', KEYS[1], ARGV[1])
-if old then redis.call('DECRBY', KEYS[3], old) end
-redis.call('HDEL', KEYS[1], ARGV[1])
-redis.call('ZREM', KEYS[2], ARGV[1])
-""")
-TOTALS = Script("""\
-return {redis.call('HLEN', KEYS[1]), redis.call('GET', KEYS[2]) or '0'}
-""")
-# Only forward, and only what is still known. (ZADD XX GT would do, from Redis 6.2 on.)
-TOUCH = Script("""\
-for i = 1, #ARGV, 2 do
-  local last = redis.call('ZSCORE', KEYS[1], ARGV[i])
-  if last and tonumber(last) < tonumber(ARGV[i + 1]) then
-    redis.call('ZADD', KEYS[1], ARGV[i + 1], ARGV[i])
-  end
-end
-""")
 
 
 @implementer(ICacheIndex, IBuckets, IGroupSettings)
@@ -97,6 +71,7 @@ class RedisIndex:
         self._database = database
         self._server = server
         self._redis = Connection(clock, endpoint, name, self._prepare, limit)
+        self._blobs = BlobTable(self._redis, name)
         self._buckets = Buckets(self._redis, name, now)
         self._group_settings = GroupSettingsTable(self._redis, name)
         self._uses = LastUse(MAX_USES)
@@ -159,18 +134,28 @@ class RedisIndex:
             await self._redis.call("HSET", codec.links_key(home), *words, until=until)
 
     async def put_blob(self, digest: Digest, size: int) -> None:
-        keys = (codec.SIZES, codec.USED, codec.BYTES)
-        await self._redis.run(PUT_BLOB, keys, (digest, size, int(self._now())))
+        await self._blobs.put(digest, size, int(self._now()))
 
     async def forget_blob(self, digest: Digest) -> None:
-        await self._redis.run(FORGET_BLOB, (codec.SIZES, codec.USED, codec.BYTES), (digest,))
+        await self._blobs.forget(digest)
 
     async def totals(self) -> tuple[int, int]:
-        match await self._redis.run(TOTALS, (codec.SIZES, codec.BYTES), ()):
-            case [int(count), bytes(total)]:
-                return count, int(total)
-            case reply:
-                raise IndexUnavailable(f"cache index at {self._name}: unexpected totals {reply!r}")
+        return await self._blobs.totals()
+
+    async def coldest(self, count: int) -> Sequence[Entry]:
+        return await self._blobs.coldest(count)
+
+    async def forget_unused(self, entry: Entry) -> bool:
+        return await self._blobs.forget_unused(entry)
+
+    async def known(self, digests: Sequence[Digest]) -> Mapping[Digest, int]:
+        return await self._blobs.known(digests)
+
+    async def adopt(self, entries: Sequence[Entry]) -> None:
+        await self._blobs.adopt(entries)
+
+    async def scan(self, cursor: str) -> tuple[str, Sequence[Digest]]:
+        return await self._blobs.scan(cursor)
 
     async def take(self, key: str, capacity: float, per_second: float, cost: float = 1.0, debt: float = 0.0) -> float:
         return await self._buckets.take(key, capacity, per_second, cost, debt)
@@ -187,6 +172,9 @@ class RedisIndex:
     def touch(self, digest: Digest) -> None:
         self._uses.touch(digest, int(self._now()))
 
+    def touched(self, digest: Digest) -> bool:
+        return digest in self._uses
+
     async def flush(self) -> None:
         until = self._redis.deadline()
         await self._flushing.acquire()
@@ -200,9 +188,8 @@ class RedisIndex:
             self._flushing.release()
 
     async def _write_uses(self, batch: Mapping[Digest, int], until: float) -> None:
-        words = [word for digest, when in batch.items() for word in (digest, when)]
         try:
-            await self._redis.run(TOUCH, (codec.USED,), words, until=until)
+            await self._blobs.touch(batch, until)
         except BaseException:
             self._uses.put_back(batch)
             raise
