@@ -16,19 +16,23 @@ from zope.interface.verify import verifyObject
 from depproxy.oci.digest import Digest
 from depproxy.storage.files import LEFTOVER_AGE, FileStore, StoreInUse
 from depproxy.storage.growing import GrowingFile
-from depproxy.storage.interface import IBlobStore
+from depproxy.storage.interface import SHARDS, IBlobStore, StoredFile
 from tests.cache_tools import Outcome
 from tests.fakes import Threads
 from tests.test_growing import PlaceTestCase, grow, largest_file
 
 
-class Blobs(PlaceTestCase):
-    """Whole blobs: written, opened, read."""
+class BlobsTestCase(PlaceTestCase):
+    """With ways to write and to read."""
 
     def write(self, data: bytes, algorithm: str = "sha256") -> Digest:
         digest = Digest.of(data, algorithm)
         assert Outcome(self.place.store.write(digest, data)).value is None
         return digest
+
+
+class Blobs(BlobsTestCase):
+    """Whole blobs: written, opened, read."""
 
     def read(self, digest: Digest) -> bytes | None:
         return Outcome(self.place.store.read(digest)).value
@@ -93,6 +97,47 @@ class Blobs(PlaceTestCase):
         assert not os.get_inheritable(file.fd)
         opened.close()
         file.release()
+
+
+class Listing(BlobsTestCase):
+    """What eviction and the sweep need."""
+
+    def shard(self, number: int) -> list[StoredFile]:
+        return list(Outcome(self.place.store.shard(number)).value)
+
+    @given(st.lists(st.tuples(st.binary(max_size=50), st.sampled_from(["sha256", "sha512"])), unique=True, max_size=9))
+    def test_every_blob_is_in_its_shard(self, blobs: list[tuple[bytes, str]]) -> None:
+        written = {self.write(data, algorithm): len(data) for data, algorithm in blobs}
+        for digest in written:
+            os.utime(self.place.blob(digest), (1_700_000_000.5,) * 2)
+        found = [file for number in range(SHARDS) for file in self.shard(number)]
+        expected = [StoredFile(digest, size, 1_700_000_000.5) for digest, size in written.items()]
+        assert sorted(found, key=lambda file: file.digest) == sorted(expected, key=lambda file: file.digest)
+        for digest in written:
+            assert Outcome(self.place.store.remove(digest)).value is None
+        assert self.place.files() == []
+
+    def test_what_is_no_blob_is_left_out(self) -> None:
+        digest = self.write(self.data)
+        number = int(digest.encoded[:2], 16)
+        for name in ("README", digest.encoded[:-1], "é"):
+            (self.place.blob(digest).parent / name).write_text("x")
+        assert [file.digest for file in self.shard(number)] == [digest]
+
+    def test_removing(self) -> None:
+        digest = self.write(self.data)
+        opened = self.place.store.open(digest)
+        assert opened is not None
+        for _ in range(2):
+            assert Outcome(self.place.store.remove(digest)).value is None
+            assert self.place.store.contains(digest) is None
+        assert os.pread(opened.fd, 6000, 0) == self.data
+        opened.close()
+
+    def test_what_is_missing(self) -> None:
+        digest, other = self.write(self.data), Digest.of(b"another")
+        assert list(Outcome(self.place.store.missing([digest, other])).value) == [other]
+        assert list(Outcome(self.place.store.missing([])).value) == []
 
 
 class Leftovers(PlaceTestCase):

@@ -11,7 +11,7 @@ Layout, below the root::
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,11 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from depproxy.oci.digest import Digest
+from depproxy.oci.digest import Digest, InvalidDigest
 from depproxy.storage.growing import GrowingFile, publish
-from depproxy.storage.interface import IBlobStore, IGrowingFile, OpenBlob, ThreadRunner
+from depproxy.storage.interface import IBlobStore, IGrowingFile, OpenBlob, StoredFile, ThreadRunner
 
+ALGORITHMS = ("sha256", "sha512")
 LEFTOVER_AGE = 24 * 60 * 60.0
 READ_SIZE = 1 << 20
 
@@ -105,6 +106,15 @@ class FileStore:
     def sweep(self, now: float) -> "Deferred[int]":
         return self._run(self._sweep, now)
 
+    def remove(self, digest: Digest) -> "Deferred[None]":
+        return self._run(Path(self._path(digest)).unlink, True)
+
+    def shard(self, number: int) -> "Deferred[Sequence[StoredFile]]":
+        return self._run(self._shard, number)
+
+    def missing(self, digests: Sequence[Digest]) -> "Deferred[Sequence[Digest]]":
+        return self._run(self._missing, digests)
+
     def _path(self, digest: Digest) -> str:
         encoded = digest.encoded
         return f"{self._prefix}/{digest.algorithm}/{encoded[:2]}/{encoded}"
@@ -159,6 +169,20 @@ class FileStore:
                     path.unlink()
                     removed += 1
         return removed
+
+    def _shard(self, number: int) -> Sequence[StoredFile]:
+        found = []
+        for algorithm in ALGORITHMS:
+            # There is no directory before the first blob; and files go while this looks.
+            with suppress(FileNotFoundError), os.scandir(self._blobs / algorithm / f"{number:02x}") as names:
+                for name in names:
+                    with suppress(FileNotFoundError, InvalidDigest):
+                        digest, status = Digest(f"{algorithm}:{name.name}"), name.stat(follow_symlinks=False)
+                        found.append(StoredFile(digest, status.st_size, status.st_mtime))
+        return found
+
+    def _missing(self, digests: Sequence[Digest]) -> Sequence[Digest]:
+        return [digest for digest in digests if self.contains(digest) is None]
 
     def _leftovers(self) -> Iterator[Path]:
         for directory in (self._growing, self._incoming):

@@ -1,15 +1,18 @@
 """What a store of blobs offers, and how it may use threads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from attrs import define
+from attrs import define, frozen
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from depproxy.oci.digest import Digest
 
 T = TypeVar("T")
+
+# Blobs lie in so many shards, by the first byte of their digest.
+SHARDS = 256
 
 
 class ThreadRunner(Protocol):
@@ -25,6 +28,15 @@ class OpenBlob:
     fd: int
     size: int
     close: Callable[[], None]
+
+
+@frozen
+class StoredFile:
+    """A stored blob of `size` bytes, in place since the Unix time `modified` (seconds)."""
+
+    digest: Digest
+    size: int
+    modified: float
 
 
 class IGrowingFile(Interface):
@@ -81,3 +93,13 @@ class IBlobStore(Interface):
 
     def sweep(now: float) -> "Deferred[int]":
         """Remove leftovers older than a day; fires with how many files went."""
+
+    def remove(digest: Digest) -> "Deferred[None]":
+        """Take a stored blob's name away; who has it open reads on. One that is absent is no error. Fails with
+        OSError."""
+
+    def shard(number: int) -> "Deferred[Sequence[StoredFile]]":
+        """What is stored in one of the `SHARDS`, in no order. Fails with OSError."""
+
+    def missing(digests: Sequence[Digest]) -> "Deferred[Sequence[Digest]]":
+        """Those of `digests` that are not stored."""
