@@ -25,9 +25,12 @@ from depproxy.cache.background import Background
 from depproxy.cache.blobs import Blobs
 from depproxy.cache.documents import Documents
 from depproxy.cache.entries import Entries
+from depproxy.cache.eviction import Evictor
 from depproxy.cache.links import Links
 from depproxy.cache.manifests import Manifests
 from depproxy.cache.questions import Questions
+from depproxy.cache.reconcile import Reconciler
+from depproxy.cache.uses import Uses
 from depproxy.config import Settings, taken_over
 from depproxy.index.factory import make_index
 from depproxy.metrics import Metrics
@@ -103,13 +106,14 @@ class House:
         self.upstreams = Upstreams(clients, self.owners)
         self.background = background = Background(metrics)
         self.entries = entries = Entries(self.index, metrics)
-        links = Links(self.index, background, metrics)
+        links, uses = Links(self.index, background, metrics), Uses()
         self.questions = Questions(self.upstreams, settings.cache.negative_ttl, reactor)
         self.manifests = Manifests(
             self.store,
             self.index,
             entries,
             links,
+            uses,
             self.questions,
             background,
             settings.cache,
@@ -117,7 +121,18 @@ class House:
             reactor,
             metrics,
         )
-        self.blobs = Blobs(self.store, self.index, entries, links, self.upstreams, reactor, random, metrics)
+        self.blobs = Blobs(self.store, self.index, entries, links, uses, self.upstreams, reactor, random, metrics)
+        self.evictor = Evictor(
+            self.store,
+            self.index,
+            entries,
+            uses,
+            background,
+            self.manifests.forget,
+            settings.storage.max_size,
+            metrics,
+        )
+        self.reconciler = Reconciler(self.store, self.index, entries, uses, background, metrics)
         self.documents = Documents(self.upstreams, settings.cache.documents_ttl, reactor)
         self.keys = KeyRing(keys, settings.access.algorithm)
         self._build_access(settings, reactor, threads)
@@ -182,6 +197,7 @@ class House:
         self.manifests.settings = settings.cache
         self.manifests.upstreams = settings.upstreams
         self.questions.negative_ttl = settings.cache.negative_ttl
+        self.evictor.resize(settings.storage.max_size)
         self.documents.ttl = settings.cache.documents_ttl
         self.tokens.lifetime = settings.access.token_lifetime
         self.refresh_tokens.lifetime = settings.access.refresh_lifetime

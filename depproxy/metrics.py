@@ -74,6 +74,13 @@ class Metrics:
         )
         self.blobs = Gauge("depproxy_cache_blobs", "Blobs and manifests in the cache.", registry=registry)
         self.blob_bytes = Gauge("depproxy_cache_bytes", "Bytes in the cache.", registry=registry)
+        self.max_bytes = Gauge(
+            "depproxy_cache_max_bytes", "Bytes that the cache may hold before it evicts; +Inf: any.", registry=registry
+        )
+        self.evicted_blobs = Counter(
+            "depproxy_evicted_blobs", "Blobs and manifests removed to make room.", registry=registry
+        )
+        self.evicted_bytes = Counter("depproxy_evicted_bytes", "Bytes removed to make room.", registry=registry)
         # Bound once: looking labels up costs more than counting.
         self.answered = {(kind, outcome): self.requests.labels(kind, outcome) for kind in KINDS for outcome in OUTCOMES}
         self.served = {kind: self.bytes_served.labels(kind) for kind in KINDS}

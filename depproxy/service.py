@@ -25,6 +25,9 @@ from depproxy.web.listen import described, with_backlog
 from depproxy.web.tls import make_endpoint
 
 SWEEP_INTERVAL = 60 * 60.0
+# How often files and index entries are compared, and the size of the cache is looked at beside each blob stored.
+RECONCILE_INTERVAL = 24 * 60 * 60.0
+EVICT_INTERVAL = 60.0
 # Files that are open beside those of clients' connections: upstreams, fills, Redis, logs.
 RESERVED_FILES = 256
 # Why a start may fail that an operator can mend: told in one line, without a traceback.
@@ -68,7 +71,10 @@ class Depproxy(Service):
         self._started: Deferred[None] | None = None
         self._ready = False
         self._sweeping = LoopingCall(self._sweep)
-        self._sweeping.clock = reactor
+        self._reconciling = LoopingCall(self.house.reconciler.sweep)
+        self._evicting = LoopingCall(self.house.evictor.check)
+        for timer in (self._sweeping, self._reconciling, self._evicting):
+            timer.clock = reactor
 
     def startService(self) -> None:
         super().startService()
@@ -104,6 +110,8 @@ class Depproxy(Service):
         )
         self._ready = True
         self._tell("READY=1")
+        self._reconciling.start(RECONCILE_INTERVAL)
+        self._evicting.start(EVICT_INTERVAL)
 
     def _limit_connections(self) -> None:
         self.house.site.max_connections = self._affordable(self.house.settings.server.max_connections)
@@ -166,10 +174,13 @@ class Depproxy(Service):
     async def _stop_working(self) -> None:
         self.house.questions.close()
         self.house.documents.close()
+        for timer in (self._sweeping, self._reconciling, self._evicting):
+            if timer.running:
+                timer.stop()
+        self.house.reconciler.stop()
+        self.house.evictor.stop()
         await self.house.blobs.stop()
         await self.house.background.drain()
-        if self._sweeping.running:
-            self._sweeping.stop()
 
     async def _stop_rest(self) -> None:
         self.house.owners.stop()

@@ -1,5 +1,6 @@
 """What the tests of the cache and of the store share."""
 
+import math
 import os
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -16,9 +17,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from depproxy.cache.background import Background
 from depproxy.cache.blobs import Blobs
 from depproxy.cache.entries import Entries
+from depproxy.cache.eviction import Evictor
 from depproxy.cache.links import Links
 from depproxy.cache.manifests import Manifests
 from depproxy.cache.questions import Questions
+from depproxy.cache.reconcile import Reconciler
+from depproxy.cache.uses import Uses
 from depproxy.config import CacheSettings, UpstreamSettings
 from depproxy.index.interface import Home
 from depproxy.metrics import Metrics
@@ -161,13 +165,16 @@ class Cache:
         *,
         settings: CacheSettings | None = None,
         upstream: UpstreamSettings | None = None,
+        max_size: float = math.inf,
+        index: type[MemoryIndex] = MemoryIndex,
     ) -> None:
         self.place = Place()
         self.clock = Clock()
-        self.index = MemoryIndex(self.now)
+        self.index = index(self.now)
         self.upstream = MemoryUpstream()
         self.settings = settings or CacheSettings()
         self.upstream_settings = upstream or UpstreamSettings("docker.io", "https://registry-1.docker.io")
+        self.max_size = max_size
         self.start()
 
     def now(self) -> float:
@@ -180,12 +187,14 @@ class Cache:
         self.background = Background(self.metrics)
         self.entries = Entries(self.index, self.metrics)
         self.links = Links(self.index, self.background, self.metrics)
+        self.uses = Uses()
         self.questions = Questions(self.upstreams, self.settings.negative_ttl, self.clock)
         self.manifests = Manifests(
             self.place.store,
             self.index,
             self.entries,
             self.links,
+            self.uses,
             self.questions,
             self.background,
             self.settings,
@@ -199,10 +208,26 @@ class Cache:
             self.index,
             self.entries,
             self.links,
+            self.uses,
             self.upstreams,
             self.clock,
             Random(0),
             self.metrics,
+        )
+
+        self.evictor = Evictor(
+            self.place.store,
+            self.index,
+            self.entries,
+            self.uses,
+            self.background,
+            self.manifests.forget,
+            self.max_size,
+            self.metrics,
+            self.now,
+        )
+        self.reconciler = Reconciler(
+            self.place.store, self.index, self.entries, self.uses, self.background, self.metrics
         )
 
     def close(self) -> None:

@@ -72,7 +72,7 @@ KEYS: Final = (
 )
 TABLES: Final = {
     "server": ("listen", "public_url", "enabled", "drain_timeout", "stall_timeout", "max_connections"),
-    "storage": ("path",),
+    "storage": ("path", "max_size"),
     "index": ("url",),
     "cache": ("serve_stale", "revalidate_timeout", "negative_ttl", "documents_ttl"),
     "mirror": ("group", "upstream", "anonymous", "unix_sockets"),
@@ -151,6 +151,18 @@ def _in_unit(unit: str, low: float, high: float) -> Drawn:
         return f"{number}{unit}", number / 1000 if unit == "ms" else number * _UNITS[unit]
 
     return st.integers(math.ceil(low / _UNITS[unit]), math.floor(high / _UNITS[unit])).map(means)
+
+
+def sizes() -> Drawn:
+    """Sizes in every unit, from 100 MiB."""
+    spaces = st.sampled_from(("", " "))
+
+    def in_unit(unit: str, least: int, size: int) -> Drawn:
+        pairs = st.tuples(st.integers(least, 10**6), spaces)
+        return pairs.map(lambda pair: (f"{pair[0]}{pair[1]}{unit}", pair[0] * size))
+
+    units = (("MiB", 100, 1 << 20), ("GiB", 1, 1 << 30), ("TiB", 1, 1 << 40))
+    return st.one_of(*(in_unit(*unit) for unit in units), st.just(("unlimited", math.inf)))
 
 
 def same(values: st.SearchStrategy[Any]) -> Drawn:
@@ -268,6 +280,7 @@ def settings(draw: st.DrawFn, base: Path) -> tuple[dict[str, Any], Settings]:
         server["public_url"] = server_means["public_url"] = "https://cache.example"
     cache, cache_means = some(draw, _CACHE)
     mirror, mirror_means = some(draw, _MIRROR)
+    storage, storage_means = some(draw, {"max_size": sizes()})
     path = draw(_PATHS)
     index = draw(REDIS_URLS)
     upstreams, upstreams_mean = _upstreams(draw)
@@ -280,7 +293,7 @@ def settings(draw: st.DrawFn, base: Path) -> tuple[dict[str, Any], Settings]:
     groups_mean.setdefault(meant.group, GroupSettings(meant.group))
     document = {
         "server": server,
-        "storage": {"path": path},
+        "storage": {"path": path, **storage},
         "index": {"url": index},
         "cache": cache,
         "mirror": mirror,
@@ -291,7 +304,7 @@ def settings(draw: st.DrawFn, base: Path) -> tuple[dict[str, Any], Settings]:
     }
     return document, Settings(
         server=ServerSettings(**server_means),
-        storage=StorageSettings(base / path),
+        storage=StorageSettings(base / path, **storage_means),
         index=IndexSettings(index),
         cache=CacheSettings(**cache_means),
         upstreams=upstreams_mean,

@@ -21,7 +21,7 @@ class Reader:
 
     def __init__(self, fill: Fill, data: bytes) -> None:
         self.fill = fill
-        self.source = FollowedBlob(fill, Answer.JOINED)
+        self.source = FollowedBlob(fill, Answer.JOINED, closed=lambda: None)
         self.source.subscribe(self.changed)
         self.told = 0
         self.seen = self.now

@@ -41,6 +41,7 @@ from depproxy.config import (
     UpstreamSettings,
     UserSettings,
     format_duration,
+    format_size,
     load,
 )
 from depproxy.config.keys import readers
@@ -63,7 +64,7 @@ def test_no_file_is_a_mirror_of_docker_hub_on_loopback() -> None:
             client_ca=None,
             metrics=LOOPBACK,
         ),
-        storage=StorageSettings(Path("/home/ci/.local/state/depproxy")),
+        storage=StorageSettings(Path("/home/ci/.local/state/depproxy"), max_size=50 * 1024**3),
         index=IndexSettings("embedded"),
         cache=CacheSettings(serve_stale=604800, revalidate_timeout=3, negative_ttl=30, documents_ttl=30),
         upstreams={
@@ -318,7 +319,8 @@ def test_every_key_and_its_default_is_in_the_reference() -> None:
             key = f"{table}.{field.name}"
             if key not in documented or key == "server.public_url" or field.default in (NOTHING, None):
                 continue
-            written = _written(field.name, field.default)
+            size = field.name == "max_size"
+            written = f'"{format_size(field.default)}"' if size else _written(field.name, field.default)
             assert not written or f"``{written}``" in documented[key], key
 
 

@@ -261,6 +261,15 @@ MISTAKES = [
         'storage.path = "/etc/passwd"',
         'storage.path = "/etc/passwd": must be a directory; there is a file of that name',
     ),
+    (
+        'storage.max_size = "99 MiB"',
+        'storage.max_size = "99 MiB": must be a size of at least "100 MiB", such as "500 MiB"',
+    ),
+    (
+        'storage.max_size = "50 GB"',
+        'storage.max_size = "50 GB": must be a size of at least "100 MiB", such as "500 MiB"',
+    ),
+    ("storage.max_size = 53687091200", 'storage.max_size = 53687091200: must be a size of at least "100 MiB"'),
     ("storage.path = 1979-05-27", "storage.path = 1979-05-27: must be a path in quotes"),
     ('index.url = "http://h"', 'index.url = "http://h": must be "embedded", redis://host:port/0'),
     ('index.url = "redis://u@h"', 'index.url = "redis://***@h": must be "embedded"'),

@@ -16,8 +16,10 @@ from twisted.internet import endpoints, testing
 from depproxy.config import (
     ConfigError,
     format_duration,
+    format_size,
     parse_duration,
     parse_listener,
+    parse_size,
     read_secret,
 )
 from depproxy.config.endpoints import _split
@@ -71,6 +73,21 @@ def test_durations_are_read(pair: tuple[Any, float]) -> None:
 def test_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="must be a duration"):
         parse_duration(text)
+
+
+@given(configurations.sizes())
+def test_sizes_are_read(pair: tuple[Any, float]) -> None:
+    text, size = pair
+    assert parse_size(text) == size
+    assert parse_size(format_size(size)) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "50", "GiB", "-1 GiB", "1.5 GiB", "50 GB", "50 gib", "50  GiB", "٣ GiB", "1 GiB\n", "infinity"]
+)
+def test_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="must be a size"):
+        parse_size(text)
 
 
 @given(

@@ -788,4 +788,4 @@ def test_nobody_follows_what_is_not_ready() -> None:
         digest = upstream.put_blob(NAME, b"x")
         fill = Fill(digest, upstream, NAME, 1, place.store, Clock(), Random(0), place.metrics)
         with pytest.raises(AssertionError):
-            FollowedBlob(fill, Answer.JOINED)
+            FollowedBlob(fill, Answer.JOINED, closed=lambda: None)

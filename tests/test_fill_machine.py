@@ -353,7 +353,7 @@ class RealThreads(TestCase):
 
     def follow(self, fill: Fill) -> Deferred[bytes]:
         """What a client reads that takes whatever it is told of."""
-        source = FollowedBlob(fill, Answer.JOINED)
+        source = FollowedBlob(fill, Answer.JOINED, closed=lambda: None)
         pieces: list[bytes] = []
         done: Deferred[bytes] = Deferred()
 

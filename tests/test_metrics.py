@@ -22,6 +22,9 @@ NAMES = {
     "depproxy_errors",
     "depproxy_cache_blobs",
     "depproxy_cache_bytes",
+    "depproxy_cache_max_bytes",
+    "depproxy_evicted_blobs",
+    "depproxy_evicted_bytes",
 }
 
 

@@ -44,6 +44,7 @@ from depproxy.cache.interface import BlobSource, Outcome
 from depproxy.cache.links import Links
 from depproxy.cache.manifests import Manifests
 from depproxy.cache.questions import Questions
+from depproxy.cache.uses import Uses
 from depproxy.config import CacheSettings, GroupSettings, MirrorSettings, UpstreamSettings
 from depproxy.index.interface import Home
 from depproxy.metrics import Metrics
@@ -537,15 +538,25 @@ class Cache:
         self.upstreams = {name: FlowingUpstream(name) for name in UPSTREAMS}
         self.hub = self.upstreams["docker.io"]
         self.background = Background(metrics)
-        links = Links(self.index, self.background, metrics)
+        links, uses = Links(self.index, self.background, metrics), Uses()
         settings = CacheSettings()
         entries = Entries(self.index, metrics)
         upstreams = MemoryUpstreams(*self.upstreams.values())
         questions = Questions(upstreams, settings.negative_ttl, clock)
         self.manifests = Manifests(
-            self.store, self.index, entries, links, questions, self.background, settings, UPSTREAMS, clock, metrics
+            self.store,
+            self.index,
+            entries,
+            links,
+            uses,
+            questions,
+            self.background,
+            settings,
+            UPSTREAMS,
+            clock,
+            metrics,
         )
-        self.blobs = Blobs(self.store, self.index, entries, links, upstreams, clock, Random(), metrics)
+        self.blobs = Blobs(self.store, self.index, entries, links, uses, upstreams, clock, Random(), metrics)
         self.documents = Documents(upstreams, settings.documents_ttl, clock)
         self._clock = clock
 

@@ -4,6 +4,8 @@ Bytes are shared by digest, permission never is: a group's repository gets a blo
 a manifest that was served there or because upstream, asked in that repository's name, has it.
 """
 
+from collections.abc import Callable
+from functools import partial
 from random import Random
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -18,6 +20,7 @@ from depproxy.cache.interface import BlobSource, Outcome, StorageError
 from depproxy.cache.links import Links
 from depproxy.cache.shared import Shared
 from depproxy.cache.sources import FollowedBlob, StoredBlob
+from depproxy.cache.uses import Uses
 from depproxy.index.interface import Home, ICacheIndex, Link
 from depproxy.metrics import Metrics
 from depproxy.oci.digest import Digest
@@ -40,6 +43,7 @@ class Blobs:
         index: ICacheIndex,
         entries: Entries,
         links: Links,
+        uses: Uses,
         upstreams: IUpstreams,
         clock: IReactorTime,
         random: Random,
@@ -49,6 +53,7 @@ class Blobs:
         self._index = index
         self._entries = entries
         self._links = links
+        self._uses = uses
         self._upstreams = upstreams
         self._clock = clock
         self._random = random
@@ -75,7 +80,7 @@ class Blobs:
             opened = self._store.open(digest)
             if opened is not None:
                 self._index.touch(digest)
-                return StoredBlob(opened)
+                return StoredBlob(opened, self._held(digest))
             fill, outcome = self._fills.get(digest), Outcome.JOINED
             if fill is None or fill.failure is not None:
                 fill, outcome = self._start(home, digest, link), Outcome.MISS
@@ -92,7 +97,7 @@ class Blobs:
                 # The fill's own GET was the proof.
                 link = Link("", -1 if fill.size is None else fill.size)
                 self._links.add(home, {digest: link})
-            return FollowedBlob(fill, outcome)
+            return FollowedBlob(fill, outcome, self._held(digest))
 
     async def stat(self, home: Home, digest: Digest) -> tuple[int | None, Outcome]:
         """The blob's size (None: upstream does not say), for a HEAD. Nothing is downloaded. Raises UpstreamError."""
@@ -121,6 +126,11 @@ class Blobs:
             if not fill.verified:
                 task.cancel()
         await ended(self._tasks.values())
+
+    def _held(self, digest: Digest) -> Callable[[], None]:
+        """Keep the blob from being evicted until what this returns is called."""
+        self._uses.hold(digest)
+        return partial(self._uses.release, digest)
 
     def _starts_alike(self, fill: Fill, home: Home) -> bool:
         return fill.upstream == self._upstream(home) and fill.repository == home.repository
@@ -172,6 +182,7 @@ class Blobs:
         upstream = self._upstream(home)
         fill = Fill(digest, upstream, home.repository, size, self._store, self._clock, self._random, self._metrics)
         self._fills[digest] = fill
+        self._uses.hold(digest)
         task = Deferred.fromCoroutine(self._run(fill, proven=link is not None))
         if not task.called:
             self._tasks[fill] = task
@@ -190,4 +201,5 @@ class Blobs:
         except CancelledError:
             self._log.info("the fill of {digest} is stopped", digest=fill.digest)
         finally:
+            self._uses.release(fill.digest)
             self._tasks.pop(fill, None)

@@ -1,5 +1,7 @@
 """The index entries of what is stored."""
 
+from collections.abc import Callable
+
 from twisted.logger import Logger
 
 from depproxy.index.interface import ICacheIndex, IndexUnavailable
@@ -19,6 +21,16 @@ class Entries:
         self._index = index
         self._metrics = metrics
         self._missed: dict[Digest, int] = {}
+        self._observer: Callable[[], None] | None = None
+
+    def observe(self, observer: Callable[[], None]) -> None:
+        """Call `observer` when there are more entries than before."""
+        self._observer = observer
+
+    def tell(self) -> None:
+        """There are more entries now."""
+        if self._observer is not None:
+            self._observer()
 
     async def stored(self, digest: Digest, size: int) -> None:
         """A blob of `size` bytes is in place now. Never fails: the file is the truth, an index that is down waits."""
@@ -26,6 +38,7 @@ class Entries:
         await self.catch_up()
         while len(self._missed) > REMEMBERED:
             del self._missed[next(iter(self._missed))]
+        self.tell()
 
     async def catch_up(self) -> None:
         """Note what is missing, as far as the index takes it."""

@@ -20,6 +20,7 @@ from depproxy.cache.entries import Entries
 from depproxy.cache.interface import Outcome, ServedManifest
 from depproxy.cache.links import Links
 from depproxy.cache.questions import Questions
+from depproxy.cache.uses import Uses
 from depproxy.config import CacheSettings, UpstreamSettings
 from depproxy.index.interface import Home, ICacheIndex, IndexUnavailable, Link, TagRecord
 from depproxy.metrics import Metrics
@@ -51,6 +52,7 @@ class Manifests:
         index: ICacheIndex,
         entries: Entries,
         links: Links,
+        uses: Uses,
         questions: Questions,
         background: Background,
         settings: CacheSettings,
@@ -64,6 +66,7 @@ class Manifests:
         self._index = index
         self._entries = entries
         self._links = links
+        self._uses = uses
         self._questions = questions
         self._background = background
         self.settings = settings
@@ -88,6 +91,14 @@ class Manifests:
         if isinstance(reference, Digest):
             return await self._by_digest(home, reference, body, deadline)
         return await self._by_tag(home, reference, body, deadline)
+
+    def forget(self, digest: Digest) -> None:
+        """
+        A blob leaves the store, and memory with it: what is served is stored, or it would be lost with a restart.
+
+        Tags and links stay, for they say what upstream holds; whether it is here, the store is asked.
+        """
+        self._bodies.pop(digest, None)
 
     # By digest
 
@@ -309,8 +320,12 @@ class Manifests:
         self._background.spawn(self._keep(manifest), str(manifest.digest))
 
     async def _keep(self, manifest: Manifest) -> None:
-        await self._store.write(manifest.digest, manifest.body)
-        await self._entries.stored(manifest.digest, len(manifest.body))
+        self._uses.hold(manifest.digest)
+        try:
+            await self._store.write(manifest.digest, manifest.body)
+            await self._entries.stored(manifest.digest, len(manifest.body))
+        finally:
+            self._uses.release(manifest.digest)
 
     def _link_all(self, home: Home, manifest: Manifest) -> None:
         """This repository holds the manifest, and all that it names: a manifest is never linked without."""

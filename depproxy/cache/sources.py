@@ -1,20 +1,23 @@
 """The two things that a reader of a blob may get: a file that is whole, or a fill to follow."""
 
+from collections.abc import Callable
+
 from depproxy.cache.fill import Fill, Follower
 from depproxy.cache.interface import Outcome
 from depproxy.storage.interface import OpenBlob
 
 
 class StoredBlob:
-    """A hit: all bytes are there from the start."""
+    """A hit: all bytes are there from the start. `closed` is called when the reader is done."""
 
     outcome = Outcome.HIT
     failure = None
 
-    def __init__(self, opened: OpenBlob) -> None:
+    def __init__(self, opened: OpenBlob, closed: Callable[[], None]) -> None:
         self.fd = opened.fd
         self.size = self.readable = opened.size
         self._opened: OpenBlob | None = opened
+        self._closed = closed
 
     def subscribe(self, changed: object) -> None:
         """Nothing will change."""
@@ -23,16 +26,17 @@ class StoredBlob:
         opened, self._opened = self._opened, None
         if opened is not None:
             opened.close()
+            self._closed()
 
 
 class FollowedBlob:
-    """One reader's view of a fill."""
+    """One reader's view of a fill. `closed` is called when the reader is done."""
 
-    def __init__(self, fill: Fill, outcome: Outcome) -> None:
+    def __init__(self, fill: Fill, outcome: Outcome, closed: Callable[[], None]) -> None:
         self._fill = fill
         self.outcome = outcome
         self._changed: Follower | None = None
-        self._closed = False
+        self._closed: Callable[[], None] | None = closed
         fill.follow(self._told)
 
     @property
@@ -57,9 +61,10 @@ class FollowedBlob:
         self._changed = changed
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
+        closed, self._closed = self._closed, None
+        if closed is not None:
             self._fill.unfollow(self._told)
+            closed()
 
     def _told(self) -> None:
         if self._changed is not None:

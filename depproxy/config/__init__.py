@@ -25,7 +25,7 @@ from depproxy.config.settings import (
     StorageSettings,
     UpstreamSettings,
 )
-from depproxy.config.units import format_duration, parse_duration
+from depproxy.config.units import format_duration, format_size, parse_duration, parse_size
 
 __all__ = [
     "AccessSettings",
@@ -48,10 +48,12 @@ __all__ = [
     "UpstreamSettings",
     "UserSettings",
     "format_duration",
+    "format_size",
     "load",
     "mask",
     "parse_duration",
     "parse_listener",
+    "parse_size",
     "read_secret",
     "taken_over",
     "upstream_option",

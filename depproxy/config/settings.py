@@ -1,4 +1,5 @@
-"""Every setting with its default and its limits. Durations are seconds, infinity is "forever".
+"""Every setting with its default and its limits. Durations are seconds, infinity is "forever"; sizes
+are bytes, infinity is "unlimited".
 
 A field that has a reader is a key of the file's table of the same name; the others are filled in by `load`. What is
 `fixed` was bound, opened or connected at the start: a reload leaves it as it is.
@@ -21,7 +22,7 @@ from depproxy.config.accounts import AccessSettings, GroupSettings, UserSettings
 from depproxy.config.endpoints import parse_listener
 from depproxy.config.errors import mask
 from depproxy.config.keys import by, key
-from depproxy.config.units import parse_duration
+from depproxy.config.units import parse_duration, parse_size
 from depproxy.config.values import Network, each, text
 
 OnMissing = Literal["follow", "keep"]
@@ -57,9 +58,10 @@ class ServerSettings:
 
 @frozen
 class StorageSettings:
-    """``[storage]``: the directory that holds everything depproxy keeps."""
+    """``[storage]``: the directory that holds everything depproxy keeps, and how many bytes of blobs."""
 
     path: Path = field(metadata=by(values.directory, fixed=True))
+    max_size: float = key(parse_size("50 GiB"), values.size("100 MiB"))
 
 
 @frozen

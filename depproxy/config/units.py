@@ -1,4 +1,4 @@
-"""Durations as the configuration file writes them."""
+"""Durations and sizes as the configuration file writes them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import re
 from typing import Final
 
 FOREVER: Final = math.inf
+UNLIMITED: Final = math.inf
 
 _DURATION: Final = re.compile(r"([0-9]{1,12}) ?(ms|s|m|h|d)")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZE: Final = re.compile(r"([0-9]{1,9}) ?(MiB|GiB|TiB)")
+_BYTES: Final = {"MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
 def parse_duration(text: str) -> float:
@@ -32,3 +35,21 @@ def format_duration(seconds: float) -> str:
         return f"{round(seconds * 1000)}ms"
     unit = next((unit for unit in ("d", "h", "m") if whole and whole % _SECONDS[unit] == 0), "s")
     return f"{whole // _SECONDS[unit]}{unit}"
+
+
+def parse_size(text: str) -> float:
+    """Bytes in ``"500 MiB"``, ``"50 GiB"``, ``"2 TiB"`` or ``"unlimited"``. Raises ValueError."""
+    if text == "unlimited":
+        return UNLIMITED
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise ValueError('must be a size such as "500 MiB", "50 GiB" or "2 TiB"')
+    return int(found[1]) * _BYTES[found[2]]
+
+
+def format_size(size: float) -> str:
+    """The shortest text that `parse_size` reads as ``size``, which is a multiple of a MiB."""
+    if size == UNLIMITED:
+        return "unlimited"
+    unit = next((unit for unit in ("TiB", "GiB") if size and size % _BYTES[unit] == 0), "MiB")
+    return f"{round(size / _BYTES[unit])} {unit}"

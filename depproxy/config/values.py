@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from depproxy.config.errors import Wrong, dotted, show
-from depproxy.config.units import format_duration, parse_duration
+from depproxy.config.units import format_duration, parse_duration, parse_size
 
 T = TypeVar("T")
 Network = IPv4Network | IPv6Network
@@ -86,6 +86,23 @@ def duration(low: str, high: str) -> Reader[float]:
         if not least <= seconds <= most:
             raise Wrong(bounds)
         return seconds
+
+    return read
+
+
+def size(low: str) -> Reader[float]:
+    """A reader of sizes from ``low`` to ``"unlimited"``, in bytes."""
+    least = parse_size(low)
+    bounds = f'must be a size of at least "{low}", such as "500 MiB", "50 GiB" or "2 TiB", or "unlimited"'
+
+    def read(value: object, _base: Path) -> float:
+        try:
+            found = parse_size(value) if isinstance(value, str) else 0
+        except ValueError:
+            found = 0
+        if found < least:
+            raise Wrong(bounds)
+        return found
 
     return read
 

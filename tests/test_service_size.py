@@ -1,0 +1,109 @@
+"""The service looks after the size of its cache: real HTTP, a real Redis, real files."""
+
+from __future__ import annotations
+
+import time
+
+from depproxy.oci.digest import Digest
+from tests.cache_tools import some_bytes
+from tests.test_service import ServiceTestCase
+from tests.upstream_fake import Registry
+from tests.web_support import until
+
+SIZE = 10 << 20
+
+
+class SizeTestCase(ServiceTestCase):
+    timeout = 120
+
+    def limit(self, max_size: str, url: str) -> None:
+        self.file.write_text(
+            f'[storage]\npath = "{self.data}"\nmax_size = "{max_size}"\n[upstreams."docker.io"]\nurl = "{url}"\n'
+        )
+
+    def fill(self, registry: Registry, count: int) -> list[Digest]:
+        return [registry.put_blob(some_bytes(SIZE, number)) for number in range(count)]
+
+    async def pull(self, digest: Digest) -> str:
+        """How the blob was answered."""
+        answer = await self.get(f"/v2/team/app/blobs/{digest}")
+        assert (answer.status, Digest.of(answer.body)) == (200, digest)
+        await until(lambda: self.service.house.blobs.filling() == 0)
+        return answer.headers["x-cache"]
+
+    async def numbers(self) -> dict[str, float]:
+        """The numbers without labels, as Prometheus gets them."""
+        lines = (await self.get("/metrics")).body.decode().splitlines()
+        return {line.split()[0]: float(line.split()[1]) for line in lines if "#" not in line and "{" not in line}
+
+    async def next_second(self) -> None:
+        """Last uses are kept in whole seconds."""
+        now = int(time.time())
+        await until(lambda: int(time.time()) > now)
+
+    def is_here(self, digest: Digest) -> bool:
+        return self.service.house.store.contains(digest) is not None
+
+
+class Evicting(SizeTestCase):
+    async def test_more_than_fits(self) -> None:
+        registry = self.registry()
+        digests = self.fill(registry, 11)
+        self.limit("100 MiB", registry.url)
+        await self.start()
+        for digest in digests[:9]:
+            assert await self.pull(digest) == "miss"
+        await self.next_second()
+        assert await self.pull(digests[0]) == "hit"
+        await self.next_second()
+        for digest in digests[9:]:
+            assert await self.pull(digest) == "miss"
+        await until(lambda: self.has_logged("2 blobs evicted, 20971520 bytes"))
+        gone = [digest for digest in digests if not self.is_here(digest)]
+        assert len(gone) == 2
+        assert not {digests[0], *digests[9:]} & set(gone)
+        found = await self.numbers()
+        names = ("cache_blobs", "cache_bytes", "cache_max_bytes", "evicted_blobs_total", "evicted_bytes_total")
+        assert [found[f"depproxy_{name}"] for name in names] == [9, 9 * SIZE, 10 * SIZE, 2, 2 * SIZE]
+        # It is a miss, never an error.
+        assert await self.pull(gone[0]) == "miss"
+        assert await self.pull(gone[0]) == "hit"
+        assert registry.asked("GET").count(f"GET /v2/team/app/blobs/{gone[0]}") == 2
+
+    async def test_another_limit_counts_from_the_reload(self) -> None:
+        registry = self.registry()
+        digests = self.fill(registry, 11)
+        self.limit("unlimited", registry.url)
+        await self.start()
+        for digest in digests:
+            await self.pull(digest)
+        assert (await self.numbers())["depproxy_cache_max_bytes"] == float("inf")
+        assert all(map(self.is_here, digests))
+        self.limit("100 MiB", registry.url)
+        self.hang_up()
+        await until(lambda: self.has_logged("2 blobs evicted, 20971520 bytes"))
+        assert not self.has_logged("a restart is needed")
+        assert sum(map(self.is_here, digests)) == 9
+
+
+class Sweeping(SizeTestCase):
+    async def test_files_and_entries_agree_after_a_start(self) -> None:
+        registry = self.registry()
+        self.limit("100 MiB", registry.url)
+        kept, lost = self.fill(registry, 2)
+        await self.start()
+        await self.pull(lost)
+        path = self.data / "blobs" / "sha256" / lost.encoded[:2] / lost.encoded
+        await self.service.stopService()
+        # One file without an entry, one entry without a file.
+        path.unlink()
+        path = path.parent.parent / kept.encoded[:2] / kept.encoded
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(some_bytes(SIZE, 0))
+        self.logged.clear()
+        self.listening.clear()
+        await self.start()
+        await until(lambda: self.has_logged("1 files had no entry in the cache index, 1 entries had no file"))
+        found = await self.numbers()
+        assert (found["depproxy_cache_blobs"], found["depproxy_cache_bytes"]) == (1, SIZE)
+        assert [await self.pull(digest) for digest in (kept, lost)] == ["hit", "miss"]
