@@ -40,6 +40,11 @@ class Entries:
             del self._missed[next(iter(self._missed))]
         self.tell()
 
+    @property
+    def behind(self) -> bool:
+        """Whether something is still to be noted."""
+        return bool(self._missed)
+
     async def catch_up(self) -> None:
         """Note what is missing, as far as the index takes it."""
         while self._missed:

@@ -97,10 +97,12 @@ class Evictor:
         if self._max_size == math.inf:
             return
         _, total = await self._index.totals()
+        if self._entries.behind:
+            # The index is there again.
+            await self._entries.catch_up()
+            _, total = await self._index.totals()
         if total <= self._max_size:
             return
-        # What has no entry yet is among the warmest.
-        await self._entries.catch_up()
         evicted: list[int] = []
         seen: set[Digest] = set()
         try:
