@@ -387,6 +387,7 @@ class Evicting(CacheTestCase):
 
         self.sweep_held("_shard", evict)
         assert self.here([digest]) == [False]
+        assert self.log.count("had no entry") == 0
 
     def test_what_is_stored_after_it_was_missed_is_not_forgotten(self) -> None:
         (digest,) = self.store(10)

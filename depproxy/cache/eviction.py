@@ -26,11 +26,7 @@ BATCH = 100
 
 
 class Evictor:
-    """
-    Keeps the sum of sizes in the index below `max_size` bytes; infinity: there is no limit.
-
-    `forget` is told what leaves the store. `now` gives Unix time.
-    """
+    """Keeps the sum of sizes in the index below `max_size` bytes (infinity: any), and tells `forget` what goes."""
 
     _log = Logger()
 
@@ -55,12 +51,14 @@ class Evictor:
         self._metrics = metrics
         self._now = now
         self._running = self._wanted = self._stopped = self._failed = False
-        self._set(max_size)
+        self._max_size = max_size
+        metrics.max_bytes.set(max_size)
         entries.observe(self.check)
 
     def resize(self, max_size: float) -> None:
         """Another limit, which counts from now on."""
-        self._set(max_size)
+        self._max_size = max_size
+        self._metrics.max_bytes.set(max_size)
         self.check()
 
     def check(self) -> None:
@@ -73,10 +71,6 @@ class Evictor:
     def stop(self) -> None:
         """Begin nothing more; what is under way ends with the blob that it is at."""
         self._stopped = True
-
-    def _set(self, max_size: float) -> None:
-        self._max_size = max_size
-        self._metrics.max_bytes.set(max_size)
 
     async def _run(self) -> None:
         try:
@@ -107,12 +101,7 @@ class Evictor:
         seen: set[Digest] = set()
         try:
             while total > self._max_size * LOW_MARK and not self._stopped:
-                await self._uses.removing.acquire()
-                try:
-                    more = await self._evict_batch(total, evicted, seen)
-                finally:
-                    self._uses.removing.release()
-                if not more:
+                if not await self._uses.removing.run(self._evict_batch, total, evicted, seen):
                     # All that is left is in use.
                     break
                 _, total = await self._index.totals()

@@ -60,11 +60,11 @@ class Reconciler:
             for number in range(SHARDS):
                 files = iter([] if self._stopped else await self._store.shard(number))
                 while (batch := list(islice(files, BATCH))) and not self._stopped:
-                    adopted += await self._locked_adopt(batch)
+                    adopted += await self._uses.removing.run(self._adopt, batch)
             cursor = "0"
             while not self._stopped:
                 cursor, digests = await self._index.scan(cursor)
-                forgotten += await self._locked_forget(await self._store.missing(digests))
+                forgotten += await self._uses.removing.run(self._forget, await self._store.missing(digests))
                 if cursor == "0":
                     break
         except IndexUnavailable as error:
@@ -81,33 +81,25 @@ class Reconciler:
         if adopted:
             self._entries.tell()
 
-    async def _locked_adopt(self, files: Sequence[StoredFile]) -> int:
-        await self._uses.removing.acquire()
-        try:
-            known = await self._index.known([file.digest for file in files])
-            # What is in use gets its entry from who stores it. What was evicted after the listing is not there.
-            new = [
-                Entry(file.digest, file.size, max(0, int(file.modified)))
-                for file in files
-                if known.get(file.digest) != file.size
-                and file.digest not in self._uses
-                and self._store.contains(file.digest) == file.size
-            ]
-            if new:
-                await self._index.adopt(new)
-            return len(new)
-        finally:
-            self._uses.removing.release()
+    async def _adopt(self, files: Sequence[StoredFile]) -> int:
+        known = await self._index.known([file.digest for file in files])
+        # What is in use gets its entry from who stores it. What was evicted after the listing is not there.
+        new = [
+            Entry(file.digest, file.size, max(0, int(file.modified)))
+            for file in files
+            if known.get(file.digest) != file.size
+            and file.digest not in self._uses
+            and self._store.contains(file.digest) == file.size
+        ]
+        if new:
+            await self._index.adopt(new)
+        return len(new)
 
-    async def _locked_forget(self, digests: Sequence[Digest]) -> int:
+    async def _forget(self, digests: Sequence[Digest]) -> int:
         count = 0
-        await self._uses.removing.acquire()
-        try:
-            for digest in digests:
-                # Unless it was stored meanwhile.
-                if digest not in self._uses and self._store.contains(digest) is None:
-                    await self._index.forget_blob(digest)
-                    count += 1
-        finally:
-            self._uses.removing.release()
+        for digest in digests:
+            # Unless it was stored meanwhile.
+            if digest not in self._uses and self._store.contains(digest) is None:
+                await self._index.forget_blob(digest)
+                count += 1
         return count
