@@ -85,6 +85,22 @@ class Evicting(SizeTestCase):
         assert not self.has_logged("a restart is needed")
         assert sum(map(self.is_here, digests)) == 9
 
+    async def test_another_limit_counts_from_the_start(self) -> None:
+        """Without a blob that is stored."""
+        registry = self.registry()
+        digests = self.fill(registry, 11)
+        self.limit("unlimited", registry.url)
+        await self.start()
+        for digest in digests:
+            await self.pull(digest)
+        await self.service.stopService()
+        self.limit("100 MiB", registry.url)
+        self.logged.clear()
+        self.listening.clear()
+        await self.start()
+        await until(lambda: self.has_logged("2 blobs evicted, 20971520 bytes"))
+        assert sum(map(self.is_here, digests)) == 9
+
 
 class Sweeping(SizeTestCase):
     async def test_files_and_entries_agree_after_a_start(self) -> None:
