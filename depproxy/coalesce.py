@@ -43,6 +43,11 @@ class Waiters(Generic[V]):
             self._waiting.pop(0).errback(Failure(error.with_traceback(None)))
 
 
+def apart(start: Callable[[], Awaitable[V]]) -> "Deferred[V]":
+    """The outcome of an operation of the caller's own, which goes on to its end when he leaves by cancelling."""
+    return Coalescer[None, V]().join(None, start)
+
+
 class Coalescer(Generic[K, V]):
     """Runs at most one operation per key at a time."""
 

@@ -167,10 +167,7 @@ class House:
         self.hashing = Hashing(threads.hashing, threads=HASHING_THREADS)
         self.sources = Sources(reactor, self.hashing, self.metrics)
         self.throttle = Throttle(self.index, time.time, settings.access)
-        groups, accounts = (
-            Groups(settings.groups, settings.mirror, enabled=settings.server.enabled),
-            self.sources.accounts(settings),
-        )
+        groups, accounts = _groups(settings), self.sources.accounts(settings)
         self.gate = Gate(groups, accounts, self.tokens, self.owners.enabled)
         self.issuer = Issuer(groups, accounts, self.tokens, self.refresh_tokens, self.throttle)
         self.administration = Administration(groups, accounts, self.throttle, self.owners)
@@ -205,7 +202,7 @@ class House:
         self.refresh_tokens.forget()
         self.throttle.settings = settings.access
         self.hashing.forget()
-        groups = Groups(settings.groups, settings.mirror, enabled=settings.server.enabled)
+        groups = _groups(settings)
         self.gate.replace(groups, accounts)
         self.issuer.replace(groups, accounts)
         self.administration.replace(groups, accounts)
@@ -231,6 +228,10 @@ class House:
             # Connections were proved by other authorities than there are now.
             self._authority = authority
             self.site.forget_certificates()
+
+
+def _groups(settings: Settings) -> Groups:
+    return Groups(settings.groups, settings.mirror, enabled=settings.server.enabled)
 
 
 def _networks(settings: Settings) -> Networks:

@@ -14,7 +14,7 @@ from depproxy.access.logins import prove
 from depproxy.access.portal import Account, Accounts
 from depproxy.access.settings import Effective, RunTimeSettings
 from depproxy.access.throttle import Throttle
-from depproxy.coalesce import Coalescer
+from depproxy.coalesce import apart
 from depproxy.config import Role
 from depproxy.index.interface import IndexUnavailable
 from depproxy.oci.errors import Code, OCIError
@@ -73,8 +73,7 @@ class Administration:
         above = self._groups.off(group)
         if choices.get(ENABLED) is True and above is not None:
             raise turned_off(group, above)
-        apart: Coalescer[None, Shown] = Coalescer()
-        return await apart.join(None, lambda: self._change(account, group, choices))
+        return await apart(lambda: self._change(account, group, choices))
 
     async def _change(self, account: Account, group: str, choices: Mapping[str, bool | Credential | None]) -> Shown:
         """To its end, also where the client has left: what is written is in force here, and logged."""

@@ -10,6 +10,7 @@ from twisted.logger import Logger
 from depproxy.access.errors import Unauthenticated, no_role, turned_off
 from depproxy.access.groups import Groups
 from depproxy.access.interface import AccountsUnavailable, ICaller
+from depproxy.access.networks import address_text
 from depproxy.access.portal import ANONYMOUS, Account, Accounts
 from depproxy.access.tokens import Bearer, InvalidToken, Tokens
 from depproxy.config import Role
@@ -122,7 +123,7 @@ class Gate:
                 names = ", ".join(caller.certificate.names)[:200]
                 return Unauthenticated(f"group {group}: a login is needed, for no user has a certificate of {names}")
             return Unauthenticated(f"group {group}: a login is needed: docker login, then pull again")
-        peer = getattr(caller.address, "host", "a Unix socket")
+        peer = address_text(caller.address)
         error = Unauthenticated(
             f"group {group}: {peer} is in no network that may pull from it, and there are no accounts here; an operator"
             f" admits networks by anonymous in [mirror] or [groups]"

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 
 from depproxy.access.gitlab_http import Found, GitLabHTTP, Refused
 from depproxy.access.interface import AccountsUnavailable, Withdrawn
+from depproxy.access.scopes import enough
 from depproxy.config import ConfigError, Role, read_secret
 
 Kind = Literal["token", "job", "deploy"]
@@ -20,13 +21,6 @@ KINDS: Final[dict[str, Kind]] = {"token": "token", "job": "job", "deploy": "depl
 
 # The registry's login is the one thing that takes a deploy token and says which it is.
 _REGISTRY_LOGIN: Final = "/jwt/auth?service=container_registry"
-# What GitLab's own dependency proxy asks for.
-_STRICT: Final = (
-    frozenset(("api",)),
-    frozenset(("read_registry", "write_registry")),
-    frozenset(("read_virtual_registry", "write_virtual_registry")),
-)
-_PULL: Final = (*_STRICT, frozenset(("read_registry",)))
 _SEE_GROUPS: Final = frozenset(("api", "read_api"))
 
 
@@ -178,7 +172,7 @@ class GitLabAPI:
         return Withdrawn(f"the token is revoked or has expired: make a new one at {self.http.host}")
 
     def _want(self, scopes: frozenset[str]) -> None:
-        if not any(wanted <= scopes for wanted in (_STRICT if self.strict else _PULL)):
+        if not enough(scopes, strict=self.strict):
             wanted = "scopes read_registry and write_registry" if self.strict else "scope read_registry"
             raise Withdrawn(f"the token needs the {wanted}, or api: make a new one at {self.http.host}")
 

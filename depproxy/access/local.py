@@ -1,7 +1,6 @@
 """The accounts of the configuration file: users with passwords and tokens, and the tokens of groups."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
 
 from attrs import frozen
 from twisted.cred.checkers import ICredentialsChecker
@@ -13,16 +12,9 @@ from depproxy.access.hashing import Hashing
 from depproxy.access.interface import IAccounts, Identity, ILogin, Withdrawn
 from depproxy.access.passwords import fingerprint, hash_token, is_token, stand_in
 from depproxy.access.roles import Memberships, inherited
+from depproxy.access.scopes import enough, needed
 from depproxy.config import AccessSettings, GroupSettings, Role, TokenSettings, UserSettings
 from depproxy.config.accounts import JOB_TOKEN_USER
-
-# Sets of scopes, each of which is enough to pull, and how a message names them. GitLab wants one of the strict ones.
-_STRICT: Final = (
-    frozenset({"api"}),
-    frozenset({"read_registry", "write_registry"}),
-    frozenset({"read_virtual_registry", "write_virtual_registry"}),
-)
-_PULLING: Final = (frozenset({"api"}), frozenset({"read_registry"}), _STRICT[2])
 
 
 @frozen
@@ -70,7 +62,7 @@ class LocalAccounts:
         self._hashing = hashing
         self._now = now
         self._memberships = Memberships(groups)
-        self._enough = _STRICT if settings.require_write_registry else _PULLING
+        self._strict = settings.require_write_registry
         tokens = [*_of_users(users), *_of_groups(groups)]
         self._by_hash = {token.settings.hash: token for token in tokens}
         self._by_credential = {token.credential: token for token in tokens}
@@ -146,9 +138,9 @@ class LocalAccounts:
         expires, scopes = token.settings.expires, token.settings.scopes
         if expires is not None and expires <= self._now():
             raise Withdrawn(f"{token.what} has expired: it needs to be replaced by a new one")
-        if not any(enough <= {*scopes} for enough in self._enough):
-            needed = ", or ".join(" and ".join(sorted(enough)) for enough in self._enough)
-            raise Withdrawn(f"{token.what} has the scopes {', '.join(scopes)}, but pulling needs {needed}")
+        if not enough(scopes, strict=self._strict):
+            wanted = ", or ".join(" and ".join(sorted(each)) for each in needed(strict=self._strict))
+            raise Withdrawn(f"{token.what} has the scopes {', '.join(scopes)}, but pulling needs {wanted}")
 
 
 def _of_users(users: Mapping[str, UserSettings]) -> Iterator[_Token]:

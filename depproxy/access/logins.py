@@ -9,7 +9,7 @@ from depproxy.access.interface import AccountsUnavailable, Login, Withdrawn
 from depproxy.access.passwords import is_token
 from depproxy.access.portal import Account, Accounts
 from depproxy.access.throttle import Throttle, TooManyGuesses
-from depproxy.coalesce import Coalescer
+from depproxy.coalesce import apart
 from depproxy.oci.errors import Code, OCIError
 
 log = Logger()
@@ -22,8 +22,7 @@ async def prove(login: Login, accounts: Accounts, throttle: Throttle, advice: st
     Raises Unauthenticated; OCIError: TOOMANYREQUESTS, UNAVAILABLE. May be cancelled: a wrong login is counted all the
     same, or who hangs up before his answer could guess as fast as he likes.
     """
-    apart: Coalescer[None, Account] = Coalescer()
-    return await apart.join(None, lambda: _prove(login, accounts, throttle, advice))
+    return await apart(lambda: _prove(login, accounts, throttle, advice))
 
 
 async def _prove(login: Login, accounts: Accounts, throttle: Throttle, advice: str) -> Account:

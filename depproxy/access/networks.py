@@ -34,3 +34,8 @@ class Networks:
             # A dual-stack listener sees IPv4 clients so.
             address = address.ipv4_mapped
         return any(address in network for network in self._networks)
+
+
+def address_text(address: IAddress) -> str:
+    """An address for messages."""
+    return str(getattr(address, "host", "a Unix socket"))

@@ -18,7 +18,7 @@ from depproxy.oci.errors import Code, OCIError
 from depproxy.upstream.interface import Credential
 from depproxy.web.caller import Caller
 from depproxy.web.logins import from_headers
-from depproxy.web.render import SERVICE, fail
+from depproxy.web.render import ask_login, fail
 from depproxy.web.routing import Application
 
 API = b"/api/v4/"
@@ -48,8 +48,7 @@ class Api:
             else:
                 shown = await self._administration.show(login, caller, path)
         except Unauthenticated as error:
-            headers = {"WWW-Authenticate": f'Basic realm="{SERVICE}", charset="UTF-8"'}
-            raise OCIError(Code.UNAUTHORIZED, str(error), headers=headers) from None
+            raise ask_login(error) from None
         return _answer(request, _document(shown))
 
     @app.handle_errors(Exception)  # type: ignore[arg-type]  # Klein types handlers by IRequest.

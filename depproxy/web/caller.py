@@ -41,8 +41,3 @@ class Caller:
 
 
 NO_CERTIFICATE = ClientCertificate((), 0.0)
-
-
-def address_text(address: IAddress) -> str:
-    """An address for messages."""
-    return str(getattr(address, "host", "a Unix socket"))

@@ -5,8 +5,9 @@ from base64 import b64decode
 from twisted.web.http import Request
 
 from depproxy.access.interface import Login
+from depproxy.access.networks import address_text
 from depproxy.oci.errors import Code, OCIError
-from depproxy.web.caller import Caller, address_text
+from depproxy.web.caller import Caller
 
 LONGEST_NAME = 255
 # An OIDC token may be the password.

@@ -10,11 +10,12 @@ from twisted.web.http import Request
 from werkzeug.exceptions import HTTPException
 
 from depproxy.access.errors import Unauthenticated
+from depproxy.access.networks import address_text
 from depproxy.cache.interface import StorageError
 from depproxy.metrics import Metrics
 from depproxy.oci.errors import Code, OCIError
 from depproxy.upstream.errors import Invalid, NotFound, Refused, Throttled, UpstreamError
-from depproxy.web.caller import Caller, address_text
+from depproxy.web.caller import Caller
 
 if TYPE_CHECKING:
     from depproxy.web.channel import BoundedChannel
@@ -57,6 +58,12 @@ def challenge(request: Request, error: Unauthenticated) -> OCIError:
     parts = [f'realm="{base}{TOKEN_PATH.decode()}"', f'service="{SERVICE}"']
     parts += [f'{name}="{value}"' for name, value in (("scope", error.scope), ("error", error.error)) if value]
     return OCIError(Code.UNAUTHORIZED, str(error), headers={"WWW-Authenticate": "Bearer " + ",".join(parts)})
+
+
+def ask_login(error: Unauthenticated) -> OCIError:
+    """The answer that asks for a user name and a password, where no token would do (RFC 7617)."""
+    headers = {"WWW-Authenticate": f'Basic realm="{SERVICE}", charset="UTF-8"'}
+    return OCIError(Code.UNAUTHORIZED, str(error), headers=headers)
 
 
 def as_document(failure: Failure) -> OCIError:

@@ -14,10 +14,10 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from depproxy import __version__
-from depproxy.access.networks import Networks
+from depproxy.access.networks import Networks, address_text
 from depproxy.oci.errors import Code, OCIError
 from depproxy.web.api import API, CHANGING
-from depproxy.web.caller import NO_CERTIFICATE, address_text
+from depproxy.web.caller import NO_CERTIFICATE
 from depproxy.web.channel import BoundedChannel, BoundedRequest
 from depproxy.web.origin import Origin, is_host
 from depproxy.web.render import TOKEN_PATH

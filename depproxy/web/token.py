@@ -22,7 +22,7 @@ from depproxy.oci.scope import InvalidScope, parse_scopes
 from depproxy.web.addresses import Addresses
 from depproxy.web.caller import Caller
 from depproxy.web.logins import from_basic, login_of
-from depproxy.web.render import SERVICE, TOKEN_PATH, fail
+from depproxy.web.render import SERVICE, TOKEN_PATH, ask_login, fail
 from depproxy.web.routing import Application
 
 MOST_FIELDS = 200
@@ -54,8 +54,7 @@ class Token:
                 login = _from_form(request, parameters) if posted else from_basic(request)
                 issued = await self._issuer.issue(login, caller, groups)
         except Unauthenticated as error:
-            headers = {"WWW-Authenticate": f'Basic realm="{SERVICE}", charset="UTF-8"'}
-            raise OCIError(Code.UNAUTHORIZED, str(error), headers=headers) from None
+            raise ask_login(error) from None
         self._metrics.tokens.labels("200").inc()
         offline = parameters.get("access_type") == ["offline"] or parameters.get("offline_token") == ["true"]
         return _answer(request, issued, self._issuer.refresh_token(issued) if offline else None)
