@@ -207,8 +207,9 @@ class IndexSuite:
         while not steps or cursor != "0":
             cursor, digests = await self.index.scan(cursor)
             found |= set(digests)
-            # What goes meanwhile keeps nothing else from coming.
-            await self.index.forget_blob(digests[0])
+            # What goes meanwhile keeps nothing else from coming. A page may be empty before the end.
+            for digest in digests[:1]:
+                await self.index.forget_blob(digest)
             steps += 1
         assert found == many
         assert steps > 3
