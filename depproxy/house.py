@@ -102,6 +102,7 @@ class House:
         keys = settings.storage.path / "keys"
         self.sealer = Sealer(keys)
         self.owners = RunTimeSettings(self.index, self.sealer, reactor, self._owners_changed)
+        self.owners.configured_ttls = _ttls(settings)
         clients = {name: make_upstream(reactor, upstream, metrics) for name, upstream in settings.upstreams.items()}
         self.upstreams = Upstreams(clients, self.owners)
         self.background = background = Background(metrics)
@@ -191,6 +192,7 @@ class House:
         self.site.origin = _origin(settings)
         self.registry.addresses = self.token.addresses = Addresses(settings.mirror, settings.upstreams)
         self.registry.stall_timeout = settings.server.stall_timeout
+        self.owners.configured_ttls = _ttls(settings)
         self.manifests.settings = settings.cache
         self.manifests.upstreams = settings.upstreams
         self.questions.negative_ttl = settings.cache.negative_ttl
@@ -232,6 +234,10 @@ class House:
 
 def _groups(settings: Settings) -> Groups:
     return Groups(settings.groups, settings.mirror, enabled=settings.server.enabled)
+
+
+def _ttls(settings: Settings) -> Mapping[str, float]:
+    return {path: group.ttl for path, group in settings.groups.items() if group.ttl is not None}
 
 
 def _networks(settings: Settings) -> Networks:

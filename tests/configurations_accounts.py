@@ -41,6 +41,7 @@ MOMENTS: Final = st.one_of(
 ).map(lambda moment: (moment, _meant(moment)))
 _SCOPES: Final = st.lists(st.sampled_from(SCOPES), min_size=1, unique=True).map(lambda found: (found, tuple(found)))
 _BOOLEANS: Final = st.booleans().map(lambda value: (value, value))
+_DAYS: Final = st.integers(1, 36500).map(lambda days: (f"{days}d", days * 86400.0))
 
 
 def token_hash(number: int) -> str:
@@ -91,7 +92,7 @@ def _user(draw: st.DrawFn, name: str, numbers: Iterator[int]) -> tuple[dict[str,
 def _group(
     draw: st.DrawFn, path: str, users: list[str], networks: Drawn, numbers: Iterator[int]
 ) -> tuple[dict[str, Any], GroupSettings]:
-    table, meant = some(draw, {"enabled": _BOOLEANS, "anonymous": networks})
+    table, meant = some(draw, {"enabled": _BOOLEANS, "ttl": _DAYS, "anonymous": networks})
     if draw(st.booleans()):
         members = draw(st.dictionaries(st.sampled_from(users), ROLES) if users else st.just({}))
         table["members"] = {name: pair[0] for name, pair in members.items()}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from depproxy.access.administration import Administration
-from depproxy.access.choices import CREDENTIAL, ENABLED
+from depproxy.access.choices import CREDENTIAL, ENABLED, TTL_DAYS, TTL_ENABLED
 from depproxy.access.errors import Unauthenticated
 from depproxy.access.gate import Gate
 from depproxy.access.interface import Login
@@ -39,7 +39,12 @@ NOTHING = {
     "identity_by": None,
     "secret_set": False,
     "secret_usable": False,
+    "ttl_policy_enabled": False,
+    "ttl_policy_enabled_by": None,
+    "ttl_days": 90,
+    "ttl_days_by": None,
 }
+NO_DAYS: tuple[object, ...] = (0, 36501, -1, 7.0, "7", True, [])
 HUB = {"identity": "acme-bot", "secret": SECRET}
 
 
@@ -144,6 +149,7 @@ class Reading(ApiTestCase):
     async def test_inherited(self) -> None:
         await self.settings.change("acme", {ENABLED: False, CREDENTIAL: Credential("acme-bot", SECRET)})
         assert self.shown(await self.get("acme%2Ftools", **GUEST)) == {
+            **NOTHING,
             "group": "acme/tools",
             "enabled": False,
             "enabled_by": "acme",
@@ -280,6 +286,29 @@ class Changing(ApiTestCase):
             "enabled_by": "acme",
         }
 
+    async def test_a_ttl_policy(self) -> None:
+        def policy(found: dict[str, Any]) -> list[object]:
+            return [found[f"ttl_{key}"] for key in ("policy_enabled", "policy_enabled_by", "days", "days_by")]
+
+        assert policy(self.shown(await self.change("acme", {"ttl_policy_enabled": True}, **OWNER))) == [
+            *(True, "acme"),
+            *(90, None),
+        ]
+        assert policy(self.shown(await self.change("acme%2Ftools", {"ttl_days": 36500}, **OWNER))) == [
+            *(True, "acme"),
+            *(36500, "acme/tools"),
+        ]
+        self.settings.configured_ttls = {"acme": 7 * 86400.0}
+        nothing = {"ttl_policy_enabled": None, "ttl_days": None}
+        assert policy(self.shown(await self.change("acme", nothing, **OWNER))) == [
+            *(True, "configuration"),
+            *(7, "configuration"),
+        ]
+        assert self.settings.ttl("acme/tools") == 36500 * 86400.0
+        assert self.has_logged("acme/tools: ttl_days = 36500")
+        assert self.has_logged("ttl_policy_enabled = true")
+        assert self.has_logged("ttl_policy_enabled taken back, ttl_days taken back")
+
     async def test_nothing_to_change(self) -> None:
         assert self.shown(await self.change("acme", {}, **OWNER)) == {"group": "acme", **NOTHING}
 
@@ -315,6 +344,9 @@ class Changing(ApiTestCase):
             ({"enabled": 0}, "enabled must be"),
             ({"enabled": "no"}, "enabled must be"),
             ({"enabled": False, "ttl_policy": {}}, "'ttl_policy' is no setting"),
+            ({"ttl_policy_enabled": 1}, "ttl_policy_enabled must be"),
+            ({"ttl_policy_enabled": "true"}, "ttl_policy_enabled must be"),
+            *(({"enabled": False, "ttl_days": days}, "ttl_days must be") for days in NO_DAYS),
             ({"enabled": False, "identity": "acme-bot"}, "together"),
             ({"enabled": False, "secret": "x"}, "together"),
             ({"identity": None}, "together"),
@@ -420,6 +452,10 @@ def test_any_body(body: dict[str, Any]) -> None:
         return
     assert (ENABLED in choices) == ("enabled" in body)
     assert choices.get(ENABLED) is body.get("enabled")
+    for key in (TTL_ENABLED, TTL_DAYS):
+        assert (key in choices) == (key in body)
+        assert choices.get(key) is body.get(key)
+    assert isinstance(choices.get(TTL_ENABLED), bool | None)
     own = choices.get(CREDENTIAL)
     assert (CREDENTIAL in choices) == ("identity" in body)
     if isinstance(own, Credential):

@@ -261,6 +261,16 @@ class Reloading(ServiceTestCase):
         await self.reload('[groups.acme]\nanonymous = ["127.0.0.0/8"]\nenabled = false\n')
         assert b"turned off" in (await self.get(path)).body
 
+    async def test_the_ttl_of_a_group(self) -> None:
+        self.configure('[groups.acme]\nttl = "30d"\n')
+        await self.start()
+        owners = self.service.house.owners
+        assert (owners.ttl("acme/tools"), owners.ttl("local")) == (30 * 86400.0, None)
+        await self.reload('[groups.acme]\nttl = "7d"\n')
+        assert owners.ttl("acme/tools") == 7 * 86400.0
+        await self.reload("")
+        assert owners.ttl("acme/tools") is None
+
     async def test_a_wrong_file_changes_nothing(self) -> None:
         self.configure()
         await self.start()

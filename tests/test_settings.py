@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
@@ -21,12 +22,18 @@ from zope.interface.verify import verifyObject
 from depproxy.access.choices import (
     CREDENTIAL,
     ENABLED,
+    MOST_TTL_DAYS,
     NO_CHOICES,
+    TTL_DAYS,
+    TTL_ENABLED,
+    Choice,
     Choices,
     OwnCredential,
+    TTLPolicy,
     decode,
     encode,
     nearest,
+    ttl_policy,
 )
 from depproxy.access.roles import lineage
 from depproxy.access.sealing import Sealer
@@ -66,27 +73,29 @@ credentials = st.one_of(
 )
 
 
+all_days = st.none() | st.integers(1, MOST_TTL_DAYS)
+
+
 # The choices of one group
 
 
-@given(group=groups, other=groups, enabled=switches, credential=credentials)
+@given(group=groups, other=groups, enabled=switches, credential=credentials, ttl=switches, days=all_days)
 def test_choices_are_read_as_they_were_written(
-    group: str, other: str, enabled: bool | None, credential: Credential | None
+    group: str, other: str, enabled: bool | None, credential: Credential | None, ttl: bool | None, days: int | None
 ) -> None:
-    written = {
-        ENABLED: encode(group, ENABLED, enabled, SEALER),
-        CREDENTIAL: encode(group, CREDENTIAL, credential, SEALER),
-    }
+    chosen: dict[str, Choice | None] = {ENABLED: enabled, CREDENTIAL: credential, TTL_ENABLED: ttl, TTL_DAYS: days}
+    written = {key: encode(group, choice, SEALER) for key, choice in chosen.items()}
     values = {key: value for key, value in written.items() if value is not None}
     own = None if credential is None else OwnCredential(credential.username, credential)
-    assert decode(group, values, SEALER) == Choices(enabled, own)
+    assert decode(group, values, SEALER) == Choices(enabled, own, ttl, days)
     if group != other and credential is not None:
         # Moved to another group, it gives its secret to nobody.
-        assert decode(other, values, SEALER) == Choices(enabled, OwnCredential(credential.username, None))
+        lost = OwnCredential(credential.username, None)
+        assert decode(other, values, SEALER) == Choices(enabled, lost, ttl, days)
 
 
 def test_a_secret_under_another_name() -> None:
-    value = encode("acme", CREDENTIAL, ALICE, SEALER)
+    value = encode("acme", ALICE, SEALER)
     assert value is not None
     moved = value.replace(b" alice", b" mallory")
     assert decode("acme", {CREDENTIAL: moved}, SEALER).credential == OwnCredential("mallory", None)
@@ -95,12 +104,23 @@ def test_a_secret_under_another_name() -> None:
 def test_a_secret_is_not_shown() -> None:
     own = OwnCredential("alice", ALICE)
     assert "secret" not in repr(Choices(True, own)).replace("secret=None", "")
-    value = encode("acme", CREDENTIAL, ALICE, SEALER)
+    value = encode("acme", ALICE, SEALER)
     assert value is not None
     assert b"secret" not in value
 
 
-@pytest.mark.parametrize("values", [{}, {"enabled": b"2"}, {"enabled": b""}, {"credential": b"junk"}, {"later": b"1"}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"enabled": b"2"},
+        {"enabled": b""},
+        {"credential": b"junk"},
+        {"later": b"1"},
+        {"ttl_policy_enabled": b"yes"},
+        *({"ttl_days": value} for value in (b"", b"0", b"-1", b"36501", b"000001", b"1e3", b" 7", b"7.0", b"9" * 5000)),
+    ],
+)
 def test_what_was_never_written(values: dict[str, bytes]) -> None:
     assert decode("acme", values, SEALER) == NO_CHOICES
 
@@ -116,6 +136,29 @@ def test_the_nearest_choice_counts(table: dict[str, Choices], group: str) -> Non
         if chosen is not None:
             expected = path, chosen
     assert nearest(table, group, lambda choices: choices.enabled) == expected
+
+
+@given(
+    st.dictionaries(groups, st.builds(Choices, st.none(), st.none(), switches, all_days)),
+    st.dictionaries(groups, st.integers(1, MOST_TTL_DAYS)),
+    groups,
+)
+def test_the_ttl_policy(table: dict[str, Choices], configured: dict[str, int], group: str) -> None:
+    """From the top down again: first the configuration speaks, then the owners, of each part by itself."""
+    enabled: tuple[bool, str | None] = False, None
+    days: tuple[int, str | None] = 90, None
+    segments = group.split("/")
+    paths = ["/".join(segments[:depth]) for depth in range(1, len(segments) + 1)]
+    for path in paths:
+        if path in configured:
+            enabled, days = (True, "configuration"), (configured[path], "configuration")
+    for path in paths:
+        chosen = table.get(path, NO_CHOICES)
+        enabled = enabled if chosen.ttl_enabled is None else (chosen.ttl_enabled, path)
+        days = days if chosen.ttl_days is None else (chosen.ttl_days, path)
+    found = ttl_policy(table, {path: float(count * 86400) for path, count in configured.items()}, group)
+    assert found == TTLPolicy(*enabled, *days)
+    assert found.seconds == (days[0] * 86400 if enabled[0] else None)
 
 
 def test_lineage() -> None:
@@ -158,7 +201,7 @@ class InForce(SynchronousTestCase):
         assert Outcome(settings.start()).value is None
         self.addCleanup(settings.stop)
 
-    def change(self, group: str, settings: RunTimeSettings | None = None, **choices: bool | Credential | None) -> None:
+    def change(self, group: str, settings: RunTimeSettings | None = None, **choices: Choice | None) -> None:
         assert Outcome((settings or self.settings).change(group, choices)).value is None
 
     def logged(self, words: str) -> int:
@@ -199,6 +242,32 @@ class InForce(SynchronousTestCase):
         self.change("acme/tools", credential=None)
         assert self.settings.find("docker.io", "acme/tools/ci") == ALICE
         assert self.settings.credentials() == {ALICE}
+
+    def test_the_ttl_policy(self) -> None:
+        day = 86400.0
+        assert self.settings.ttl("acme") is None
+        self.change("acme", ttl_policy_enabled=True)
+        assert self.settings.ttl("acme/tools") == 90 * day
+        self.change("acme/tools", ttl_days=7)
+        assert (self.settings.ttl("acme/tools/ci"), self.settings.ttl("acme")) == (7 * day, 90 * day)
+        self.change("acme/tools/ci", ttl_policy_enabled=False)
+        assert self.settings.ttl("acme/tools/ci") is None
+        assert self.settings.ttl_policy("acme/tools/ci") == TTLPolicy(False, "acme/tools/ci", 7, "acme/tools")
+        self.change("acme", ttl_policy_enabled=None)
+        assert self.settings.ttl("acme/tools") is None
+
+    def test_the_ttl_of_the_configuration(self) -> None:
+        day = 86400.0
+        self.settings.configured_ttls = {"acme": 30 * day, "acme/tools": 7 * day}
+        found = [self.settings.ttl(group) for group in ("acme", "acme/toolsmith", "acme/tools/ci", "other")]
+        assert found == [30 * day, 30 * day, 7 * day, None]
+        self.change("acme", ttl_days=14)
+        assert self.settings.ttl_policy("acme/tools") == TTLPolicy(True, "configuration", 14, "acme")
+        self.change("acme", ttl_policy_enabled=False)
+        assert self.settings.ttl("acme/tools") is None
+        self.change("acme", ttl_policy_enabled=None, ttl_days=None)
+        self.settings.configured_ttls = {}
+        assert self.settings.ttl("acme/tools") is None
 
     def test_the_one_does_not_touch_the_other(self) -> None:
         self.change("acme", enabled=False, credential=ALICE)
@@ -392,7 +461,7 @@ class Processes(RuleBasedStateMachine):
     @rule(who=st.integers(0, 2), group=groups, enabled=switches)
     def switch(self, who: int, group: str, enabled: bool | None) -> None:
         if self.change(who, group, ENABLED, enabled):
-            self.chosen[group] = Choices(enabled, self.chosen.get(group, NO_CHOICES).credential)
+            self.chosen[group] = evolve(self.chosen.get(group, NO_CHOICES), enabled=enabled)
             # At once, though this process may not know what the others did.
             assert enabled is None or self.processes[who].enabled(group) == enabled
 
@@ -400,9 +469,19 @@ class Processes(RuleBasedStateMachine):
     def set_secret(self, who: int, group: str, credential: Credential | None) -> None:
         if self.change(who, group, CREDENTIAL, credential):
             own = None if credential is None else OwnCredential(credential.username, credential)
-            self.chosen[group] = Choices(self.chosen.get(group, NO_CHOICES).enabled, own)
+            self.chosen[group] = evolve(self.chosen.get(group, NO_CHOICES), credential=own)
 
-    def change(self, who: int, group: str, key: str, choice: bool | Credential | None) -> bool:
+    @rule(who=st.integers(0, 2), group=groups, enabled=switches)
+    def switch_ttl(self, who: int, group: str, enabled: bool | None) -> None:
+        if self.change(who, group, TTL_ENABLED, enabled):
+            self.chosen[group] = evolve(self.chosen.get(group, NO_CHOICES), ttl_enabled=enabled)
+
+    @rule(who=st.integers(0, 2), group=groups, days=st.sampled_from((1, 7, None)))
+    def set_ttl(self, who: int, group: str, days: int | None) -> None:
+        if self.change(who, group, TTL_DAYS, days):
+            self.chosen[group] = evolve(self.chosen.get(group, NO_CHOICES), ttl_days=days)
+
+    def change(self, who: int, group: str, key: str, choice: Choice | None) -> bool:
         outcome = Outcome(self.processes[who].change(group, {key: choice}))
         if not self.index.available:
             assert isinstance(outcome.error, IndexUnavailable)
@@ -429,6 +508,7 @@ class Processes(RuleBasedStateMachine):
                 enabled, credential = self.expected(group)
                 assert process.enabled(group) == enabled
                 assert process.find("docker.io", group) == credential
+                assert process.ttl_policy(group) == ttl_policy(self.chosen, {}, group)
 
     def expected(self, group: str) -> tuple[bool, Credential | None]:
         enabled, credential = True, None

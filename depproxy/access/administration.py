@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from attrs import frozen
 from twisted.logger import Logger
 
-from depproxy.access.choices import ENABLED
+from depproxy.access.choices import ENABLED, Choice, TTLPolicy
 from depproxy.access.errors import Unauthenticated, no_role, turned_off
 from depproxy.access.gate import role_of, told
 from depproxy.access.groups import Groups
@@ -23,10 +23,11 @@ from depproxy.upstream.interface import Credential
 
 @frozen
 class Shown:
-    """What a member is shown of his group: `effective`, and whether the configuration has the group turned on."""
+    """What a member is shown of his group: what is in force, and whether the configuration has the group turned on."""
 
     group: str
     effective: Effective
+    ttl: TTLPolicy
     configured_on: bool
 
 
@@ -61,7 +62,7 @@ class Administration:
         return self._shown(group)
 
     async def change(
-        self, login: Login | None, caller: ICaller, group: str, choices: Mapping[str, bool | Credential | None]
+        self, login: Login | None, caller: ICaller, group: str, choices: Mapping[str, Choice | None]
     ) -> Shown:
         """Make these choices for a group, by their keys; None takes one back. Owners may."""
         account, role = await self._member(login, caller, group)
@@ -75,7 +76,7 @@ class Administration:
             raise turned_off(group, above)
         return await apart(lambda: self._change(account, group, choices))
 
-    async def _change(self, account: Account, group: str, choices: Mapping[str, bool | Credential | None]) -> Shown:
+    async def _change(self, account: Account, group: str, choices: Mapping[str, Choice | None]) -> Shown:
         """To its end, also where the client has left: what is written is in force here, and logged."""
         name = account.identity.name
         try:
@@ -107,10 +108,11 @@ class Administration:
         return account, role
 
     def _shown(self, group: str) -> Shown:
-        return Shown(group, self._settings.effective(group), self._groups.off(group) is None)
+        settings = self._settings
+        return Shown(group, settings.effective(group), settings.ttl_policy(group), self._groups.off(group) is None)
 
 
-def _told(key: str, choice: bool | Credential | None) -> str:
+def _told(key: str, choice: Choice | None) -> str:
     if choice is None:
         return f"{key} taken back"
-    return f"{key} = {str(choice).lower()}" if isinstance(choice, bool) else key
+    return key if isinstance(choice, Credential) else f"{key} = {str(choice).lower()}"

@@ -12,7 +12,17 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from depproxy.access.choices import NO_CHOICES, Choices, OwnCredential, decode, encode, nearest
+from depproxy.access.choices import (
+    NO_CHOICES,
+    Choice,
+    Choices,
+    OwnCredential,
+    TTLPolicy,
+    decode,
+    encode,
+    nearest,
+    ttl_policy,
+)
 from depproxy.access.sealing import Sealer
 from depproxy.config.names import HUB
 from depproxy.index.interface import IGroupSettings, IndexUnavailable
@@ -43,7 +53,8 @@ class RunTimeSettings:
 
     A choice is inherited by the groups below, down to one that has made another. While the cache index is unavailable,
     what was known last goes on; before anything is known, no group has chosen anything. `changed` is called after each
-    change, whoever made it.
+    change, whoever made it. `configured_ttls` is the TTL (seconds) of each group that has one in the configuration; it
+    may be replaced at any time.
     """
 
     _log = Logger()
@@ -52,6 +63,7 @@ class RunTimeSettings:
         self, index: IGroupSettings, sealer: Sealer, clock: IReactorTime, changed: Callable[[], object] = lambda: None
     ) -> None:
         self.changed = changed
+        self.configured_ttls: Mapping[str, float] = {}
         self._index = index
         self._sealer = sealer
         self._version: str | None = None
@@ -79,6 +91,14 @@ class RunTimeSettings:
         """Whether owners have the group turned on."""
         return not self._some_off or self.effective(group).enabled
 
+    def ttl(self, group: str) -> float | None:
+        """Seconds for which what nobody pulls stays in the group's cache; None: for ever."""
+        return self.ttl_policy(group).seconds
+
+    def ttl_policy(self, group: str) -> TTLPolicy:
+        """What `ttl` says, with who says so: owners, or else the configuration."""
+        return ttl_policy(self._table, self.configured_ttls, group)
+
     def find(self, upstream: str, group: str) -> Credential | None:
         """See `IGroupCredentials`: of Docker Hub alone."""
         if not self._some_own or upstream != HUB:
@@ -101,14 +121,14 @@ class RunTimeSettings:
         credential_by, credential = nearest(self._table, group, lambda choices: choices.credential) or (None, None)
         return Effective(enabled, enabled_by, credential, credential_by)
 
-    async def change(self, group: str, choices: Mapping[str, bool | Credential | None]) -> None:
+    async def change(self, group: str, choices: Mapping[str, Choice | None]) -> None:
         """
         Set choices of a group by their keys (see `choices`); None takes one back. They are in force here
         when this returns.
 
         Raises `IndexUnavailable`: then it may have been done or not; OCIError where too many groups have settings.
         """
-        values = {key: encode(group, key, choice, self._sealer) for key, choice in choices.items()}
+        values = {key: encode(group, choice, self._sealer) for key, choice in choices.items()}
         await self._lock.acquire()
         # What was read before this was written must not be taken over after it.
         try:

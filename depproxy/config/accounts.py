@@ -140,12 +140,25 @@ class UserSettings:
     tokens: Mapping[str, TokenSettings] = key(MappingProxyType({}), tables(TokenSettings, token_name))
 
 
+_DAY: Final = 24 * 60 * 60
+_ttl: Final = values.duration("1d", "36500d")
+
+
+def _whole_days(value: object, base: Path) -> float:
+    seconds = _ttl(value, base)
+    if seconds % _DAY:
+        # Owners see and set days.
+        raise Wrong('must be whole days, such as "90d"')
+    return seconds
+
+
 @frozen
 class GroupSettings:
-    """``[groups."PATH"]``: a group. ``path`` is in lower case, nested by slashes."""
+    """``[groups."PATH"]``: a group. ``path`` is in lower case, nested by slashes. ``ttl`` None: for ever."""
 
     path: str
     enabled: bool = key(True, values.boolean)
+    ttl: float | None = key(None, _whole_days)
     anonymous: tuple[Network, ...] = key((), each(text(values.network)))
     members: Mapping[str, Role] = key(MappingProxyType({}), pairs(role, user_name))
     deploy_tokens: Mapping[str, DeployTokenSettings] = key(

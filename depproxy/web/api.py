@@ -8,7 +8,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import Request
 
 from depproxy.access.administration import Administration, Shown
-from depproxy.access.choices import CREDENTIAL, ENABLED
+from depproxy.access.choices import CONFIGURATION, CREDENTIAL, ENABLED, MOST_TTL_DAYS, TTL_DAYS, TTL_ENABLED, Choice
 from depproxy.access.errors import Unauthenticated
 from depproxy.config.errors import Wrong
 from depproxy.config.names import group_path
@@ -23,10 +23,10 @@ from depproxy.web.routing import Application
 
 API = b"/api/v4/"
 CHANGING = (b"GET", b"HEAD", b"PATCH")
-KEYS = ("enabled", "identity", "secret")
+KEYS = (ENABLED, "identity", "secret", TTL_ENABLED, TTL_DAYS)
 LONGEST_SECRET = 255
 
-Choices = Mapping[str, bool | Credential | None]
+Choices = Mapping[str, Choice | None]
 
 
 class Api:
@@ -82,11 +82,18 @@ def _choices(body: dict[str, Any]) -> Choices:
     for key in body:
         if key not in KEYS:
             raise _mistake(f"{key[:100]!r} is no setting of a group; there are {', '.join(KEYS)}")
-    choices: dict[str, bool | Credential | None] = {}
-    if "enabled" in body:
-        if not isinstance(body["enabled"], bool | None):
-            raise _mistake("enabled must be true or false, or null for what the group above has")
-        choices[ENABLED] = body["enabled"]
+    choices: dict[str, Choice | None] = {}
+    for key in (ENABLED, TTL_ENABLED):
+        if key in body:
+            if not isinstance(body[key], bool | None):
+                raise _mistake(f"{key} must be true or false, or null for what the group above has")
+            choices[key] = body[key]
+    if TTL_DAYS in body:
+        days = body[TTL_DAYS]
+        # A bool is an int in Python, but not in JSON.
+        if days is not None and (type(days) is not int or not 1 <= days <= MOST_TTL_DAYS):
+            raise _mistake(f"{TTL_DAYS} must be a whole number from 1 to {MOST_TTL_DAYS}, or null")
+        choices[TTL_DAYS] = days
     if "identity" in body or "secret" in body:
         choices[CREDENTIAL] = _credential(body.get("identity", ...), body.get("secret", ...))
     return choices
@@ -112,11 +119,15 @@ def _document(shown: Shown) -> dict[str, object]:
     return {
         "group": shown.group,
         "enabled": shown.configured_on and found.enabled,
-        "enabled_by": found.enabled_by if shown.configured_on else "configuration",
+        "enabled_by": found.enabled_by if shown.configured_on else CONFIGURATION,
         "identity": None if own is None else own.identity,
         "identity_by": found.credential_by,
         "secret_set": own is not None,
         "secret_usable": own is not None and own.credential is not None,
+        TTL_ENABLED: shown.ttl.enabled,
+        f"{TTL_ENABLED}_by": shown.ttl.enabled_by,
+        TTL_DAYS: shown.ttl.days,
+        f"{TTL_DAYS}_by": shown.ttl.days_by,
     }
 
 
