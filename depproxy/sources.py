@@ -63,7 +63,9 @@ class Sources:
             sources.append(self._gitlab_accounts(access, settings.mirror.group))
         authority = fingerprint(settings.server.client_ca)
         certificates = CertificateAccounts(users, local.role_of_user, local.user_exists, authority, time.time)
-        return Accounts(sources, certificates)
+        if certificates:
+            sources.append(certificates)
+        return Accounts(sources)
 
     def _htpasswd_accounts(self, path: Path, settings: Settings) -> HtpasswdAccounts:
         try:

@@ -10,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.error import UnauthorizedLogin
+from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from depproxy.access.certificates import CertificateAccounts
 from depproxy.access.interface import ClientCertificate, IAccounts, Identity, Login, Withdrawn
+from depproxy.access.logins import known_by
+from depproxy.access.portal import Accounts
 from depproxy.config import ConfigError, Role, UserSettings
 from depproxy.config.certificates import refuse_shared_certificates
 from depproxy.config.document import Source
@@ -52,6 +55,18 @@ def certificate(*names: str) -> ClientCertificate:
     return ClientCertificate(names, ENDS)
 
 
+def identify(source: CertificateAccounts, *names: str) -> Identity | None:
+    """Whom a certificate of these names means."""
+    found: list[Identity | Failure] = []
+    source.requestAvatarId(certificate(*names)).addBoth(found.append)
+    (result,) = found
+    if isinstance(result, Failure):
+        result.trap(UnauthorizedLogin)
+        assert not result.check(Withdrawn)
+        return None
+    return result
+
+
 BOTH = users(alice=("runner-1.example", "spiffe://example/1"), bob=("bob",), carol=())
 ALICE = Identity("certificate", "alice", "ca:runner-1.example", ENDS)
 
@@ -67,30 +82,30 @@ def test_it_is_a_source_of_accounts() -> None:
 
 def test_a_name_means_a_user() -> None:
     source = accounts(BOTH)
-    assert source.identify(certificate("runner-1.example")) == ALICE
-    assert source.identify(certificate("other", "bob")) == Identity("certificate", "bob", "ca:bob", ENDS)
+    assert identify(source, "runner-1.example") == ALICE
+    assert identify(source, "other", "bob") == Identity("certificate", "bob", "ca:bob", ENDS)
     # Two of her names; the first is what she is known by.
-    assert source.identify(certificate("x", "runner-1.example", "spiffe://example/1")) == ALICE
+    assert identify(source, "x", "runner-1.example", "spiffe://example/1") == ALICE
 
 
 @pytest.mark.parametrize("names", [(), ("other",), ("carol",), ("alice",), ("Bob",), ("bob ",), ("",)])
 def test_other_names_mean_nobody(names: tuple[str, ...]) -> None:
-    assert accounts(BOTH).identify(certificate(*names)) is None
+    assert identify(accounts(BOTH), *names) is None
 
 
 def test_one_that_has_ended_means_nobody() -> None:
-    assert accounts(BOTH, now=ENDS - 1).identify(certificate("bob")) is not None
-    assert accounts(BOTH, now=ENDS).identify(certificate("bob")) is None
+    assert identify(accounts(BOTH, now=ENDS - 1), "bob") is not None
+    assert identify(accounts(BOTH, now=ENDS), "bob") is None
 
 
 def test_without_an_authority_nobody_is_known() -> None:
     assert not accounts(BOTH, authority="")
-    assert accounts(BOTH, authority="").identify(certificate("bob")) is None
+    assert identify(accounts(BOTH, authority=""), "bob") is None
 
 
 def test_a_certificate_of_two_users_means_neither() -> None:
     for names in (("bob", "runner-1.example"), ("spiffe://example/1", "bob")):
-        assert accounts(BOTH).identify(certificate(*names)) is None
+        assert identify(accounts(BOTH), *names) is None
 
 
 NAMES = st.sampled_from("abcdef")
@@ -102,7 +117,7 @@ NAMES = st.sampled_from("abcdef")
 )
 def test_who_is_meant_is_so_by_the_configuration(owners: dict[str, str], names: list[str]) -> None:
     found = users(**{user: tuple(name for name, owner in owners.items() if owner == user) for user in ("alice", "bob")})
-    identity = accounts(found).identify(certificate(*names))
+    identity = identify(accounts(found), *names)
     meant = {owners[name] for name in names if name in owners}
     if len(meant) == 1:
         assert identity is not None
@@ -134,13 +149,24 @@ class Rights(WebTestCase):
             with pytest.raises(Withdrawn, match="does not mean alice any more"):
                 await source.role(ALICE, "acme")
 
-    async def test_a_password_is_nothing_here(self) -> None:
-        with pytest.raises(UnauthorizedLogin) as raised:
-            await accounts(BOTH).requestAvatarId(Login("bob", "bob", "127.0.0.1"))
-        assert not isinstance(raised.value, Withdrawn)
+    async def test_behind_the_portal(self) -> None:
+        portal = Accounts([accounts(BOTH)])
+        assert portal
+        account = await portal.login(certificate("runner-1.example"))
+        assert account.identity == ALICE
+        assert await account.role("acme") is Role.DEVELOPER
+        assert portal.account(ALICE) == account
+        assert await known_by(certificate("runner-1.example"), portal) == account
+        # Neither a password of that name nor another certificate proves anything.
+        with pytest.raises(UnauthorizedLogin):
+            await portal.login(Login("bob", "bob", "127.0.0.1"))
+        for nobody in (None, certificate(), certificate("other"), certificate("bob", "runner-1.example")):
+            assert await known_by(nobody, portal) is None
+        # Nor does any where nobody is known by one.
+        assert await known_by(certificate("bob"), Accounts([])) is None
 
     def test_two_users_are_logged(self) -> None:
-        accounts(BOTH).identify(certificate("bob", "runner-1.example"))
+        assert identify(accounts(BOTH), "bob", "runner-1.example") is None
         assert self.has_logged("a client certificate means nobody, for it means alice and bob")
 
 

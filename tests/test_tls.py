@@ -398,7 +398,7 @@ class ClientCertificates(TLSTestCase):
         assert seen == ClientCertificate(NAMES, ends)
         users = {"ci": UserSettings("ci", certificates=(NAMES[2],))}
         accounts = CertificateAccounts(users, lambda user, group: None, lambda user: True, "ca", time.time)
-        assert accounts.identify(seen) == Identity("certificate", "ci", f"ca:{NAMES[2]}", ends)
+        assert await accounts.requestAvatarId(seen) == Identity("certificate", "ci", f"ca:{NAMES[2]}", ends)
 
     async def test_each_request_of_a_connection(self) -> None:
         client = await self.connect(await self.serve(self.authority.file), self.runner())

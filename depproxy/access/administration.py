@@ -10,7 +10,7 @@ from depproxy.access.errors import Unauthenticated, no_role, turned_off
 from depproxy.access.gate import role_of, told
 from depproxy.access.groups import Groups
 from depproxy.access.interface import ICaller, Login
-from depproxy.access.logins import prove
+from depproxy.access.logins import known_by, prove
 from depproxy.access.portal import Account, Accounts
 from depproxy.access.settings import Effective, RunTimeSettings
 from depproxy.access.throttle import Throttle
@@ -97,7 +97,7 @@ class Administration:
 
     async def _member(self, login: Login | None, caller: ICaller, group: str) -> tuple[Account, Role]:
         if login is None:
-            account = self._accounts.by_certificate(caller.certificate)
+            account = await known_by(caller.certificate, self._accounts)
         else:
             account = await prove(login, self._accounts, self._throttle, ADVICE)
         if account is None:

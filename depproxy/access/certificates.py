@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.error import UnauthorizedLogin
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from depproxy.access.interface import ClientCertificate, IAccounts, Identity, ILogin, Withdrawn
+from depproxy.access.interface import IAccounts, IClientCertificate, Identity, Withdrawn
 from depproxy.config import Role, UserSettings
 
 
@@ -27,7 +27,7 @@ class CertificateAccounts:
     name = "certificate"
     max_age = math.inf
     renewable = False
-    credentialInterfaces = (ILogin,)
+    credentialInterfaces = (IClientCertificate,)
 
     def __init__(
         self,
@@ -47,12 +47,14 @@ class CertificateAccounts:
         """Whether any certificate means anybody."""
         return bool(self._owners)
 
-    def identify(self, certificate: ClientCertificate) -> Identity | None:
-        """
-        Whom a certificate means; None for one that means nobody, or more than one.
+    # Twisted has bytes for who somebody is.
+    def requestAvatarId(self, credentials: IClientCertificate) -> "Deferred[Identity]":  # type: ignore[override]
+        """See `IAccounts`. The identity ends with the certificate; its credential is the name that counted."""
+        identity = self._identify(credentials)
+        return fail(UnauthorizedLogin()) if identity is None else succeed(identity)
 
-        The identity ends with the certificate. Its credential is the name that counted.
-        """
+    def _identify(self, certificate: IClientCertificate) -> Identity | None:
+        """Whom a certificate means; None for one that means nobody, or more than one."""
         meant = {self._owners[name]: name for name in reversed(certificate.names) if name in self._owners}
         if len(meant) > 1:
             self._log.warn("a client certificate means nobody, for it means {users}", users=" and ".join(sorted(meant)))
@@ -79,8 +81,3 @@ class CertificateAccounts:
     def knows(self, username: str) -> bool:
         """See `IAccounts`: logins are none of its affair."""
         return False
-
-    # Twisted has bytes for who somebody is.
-    def requestAvatarId(self, credentials: ILogin) -> "Deferred[Identity]":  # type: ignore[override]
-        """No password is any of this source's."""
-        return fail(UnauthorizedLogin())

@@ -10,6 +10,7 @@ from twisted.logger import Logger
 from depproxy.access.errors import Unauthenticated, no_role, turned_off
 from depproxy.access.groups import Groups
 from depproxy.access.interface import AccountsUnavailable, ICaller
+from depproxy.access.logins import known_by
 from depproxy.access.networks import address_text
 from depproxy.access.portal import ANONYMOUS, Account, Accounts
 from depproxy.access.tokens import Bearer, InvalidToken, Tokens
@@ -77,7 +78,7 @@ class Gate:
             self._refuse_turned_off(group)
             return
         if authorization is None:
-            account = self._by_certificate(caller)
+            account = await self._by_certificate(caller)
             if account is None:
                 raise self._nobody(group, caller)
             grants, expires = frozenset({EVERYTHING}), 0.0
@@ -101,7 +102,7 @@ class Gate:
         if above is not None or not self._turned_on(group):
             raise turned_off(group, above)
 
-    def probe(self, group: str, caller: ICaller) -> None:
+    async def probe(self, group: str, caller: ICaller) -> None:
         """
         Return if a client without a token may do without one, or if its token is valid. Raises Unauthenticated.
 
@@ -110,12 +111,12 @@ class Gate:
         if caller.authorization is not None:
             self._bearer(caller.authorization)
             return
-        known = self._by_certificate(caller) is not None
+        known = await self._by_certificate(caller) is not None
         if not known and (self._accounts or not self._groups.open_to(group, caller.address)):
             raise self._nobody(group, caller)
 
-    def _by_certificate(self, caller: ICaller) -> Account | None:
-        return self._accounts.by_certificate(caller.certificate) if self._accounts else None
+    async def _by_certificate(self, caller: ICaller) -> Account | None:
+        return await known_by(caller.certificate, self._accounts) if self._accounts else None
 
     def _nobody(self, group: str, caller: ICaller) -> Unauthenticated:
         if self._accounts:

@@ -1,5 +1,6 @@
 """Accounts: who somebody is, and what that gives him. Every source of accounts is a twisted.cred checker."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from attrs import field, frozen
@@ -28,9 +29,17 @@ class ICaller(Protocol):
         """The certificate that the client proved to have, which was verified."""
 
 
+class IClientCertificate(ICredentials):
+    """A certificate that the client proved to have, and that was verified."""
+
+    names: tuple[str, ...] = Attribute("What it names, the first one first.")
+    expires: float = Attribute("Its end, as Unix time.")
+
+
+@implementer(IClientCertificate)
 @frozen
 class ClientCertificate:
-    """What a certificate says that was verified. `expires` is Unix time."""
+    """`IClientCertificate`."""
 
     names: tuple[str, ...]
     expires: float
@@ -82,9 +91,10 @@ class IAccounts(Interface):
     """
     One source of accounts; a `twisted.cred.checkers.ICredentialsChecker` as well.
 
-    Its `requestAvatarId` takes an `ILogin`, and fires with an `Identity`. It fails with `UnauthorizedLogin` where the
-    login is not known here or wrong (the caller is told nothing more), `Withdrawn` where the secret was right but is
-    expired or not enough, `AccountsUnavailable`, or `hashing.Busy`.
+    Its `requestAvatarId` takes an `ILogin` or an `IClientCertificate`, as its `credentialInterfaces` say, and fires
+    with an `Identity`. It fails with `UnauthorizedLogin` where the credentials are not known here or wrong (the caller
+    is told nothing more), `Withdrawn` where the secret was right but is expired or not enough, `AccountsUnavailable`,
+    or `hashing.Busy`.
     """
 
     name: str = Attribute("Short and stable: it stands in tokens.")
@@ -110,5 +120,7 @@ class IAccounts(Interface):
 class IAccountsChecker(IAccounts):
     """Stands for both interfaces in annotations."""
 
-    def requestAvatarId(credentials: ILogin) -> "Deferred[Identity]":
+    credentialInterfaces: "Sequence[type[Interface]]" = Attribute("What `requestAvatarId` takes.")
+
+    def requestAvatarId(credentials: ICredentials) -> "Deferred[Identity]":
         """See `IAccounts`."""

@@ -6,7 +6,7 @@ from depproxy.access.errors import Unauthenticated
 from depproxy.access.gate import EVERYTHING, role_of
 from depproxy.access.groups import Groups
 from depproxy.access.interface import ICaller, Identity, Login, Withdrawn
-from depproxy.access.logins import prove
+from depproxy.access.logins import known_by, prove
 from depproxy.access.portal import ANONYMOUS, Account, Accounts
 from depproxy.access.throttle import Throttle
 from depproxy.access.tokens import InvalidToken, Issued, Tokens, TokenTooLarge
@@ -45,7 +45,10 @@ class Issuer:
             raise Unauthenticated(
                 "there are no accounts here to log in with; an operator adds them, or admits networks"
             )
-        account = self._accounts.by_certificate(caller.certificate) if login is None else await self._prove(login)
+        if login is None:
+            account = await known_by(caller.certificate, self._accounts)
+        else:
+            account = await prove(login, self._accounts, self._throttle, "docker login with the right ones")
         if account is None:
             raise Unauthenticated("a user name and a password or token are needed here: docker login, then pull again")
         return await self._grant(account, groups, opened)
@@ -87,6 +90,3 @@ class Issuer:
             raise Unauthenticated(str(error)) from None
         except TokenTooLarge as error:
             raise OCIError(Code.UNSUPPORTED, f"{error}: ask for fewer at a time", status=400) from None
-
-    async def _prove(self, login: Login) -> Account:
-        return await prove(login, self._accounts, self._throttle, "docker login with the right ones")

@@ -1,11 +1,11 @@
 """Proof of a login, with the errors that its sender is told."""
 
-from twisted.cred.error import UnauthorizedLogin
+from twisted.cred.error import LoginFailed, UnauthorizedLogin
 from twisted.logger import Logger
 
 from depproxy.access.errors import Unauthenticated
 from depproxy.access.hashing import Busy
-from depproxy.access.interface import AccountsUnavailable, Login, Withdrawn
+from depproxy.access.interface import AccountsUnavailable, ClientCertificate, Login, Withdrawn
 from depproxy.access.passwords import is_token
 from depproxy.access.portal import Account, Accounts
 from depproxy.access.throttle import Throttle, TooManyGuesses
@@ -51,6 +51,16 @@ async def _prove(login: Login, accounts: Accounts, throttle: Throttle, advice: s
             # A password that the sources at hand do not know: while another one is down, it is a guess as well.
             await throttle.failed(account, login.address)
         raise OCIError(Code.UNAVAILABLE, f"it cannot be told who you are: {error}") from None
+
+
+async def known_by(certificate: ClientCertificate | None, accounts: Accounts) -> Account | None:
+    """The account that a verified certificate means; None for none, and for one that means nobody."""
+    if certificate is None:
+        return None
+    try:
+        return await accounts.login(certificate)
+    except LoginFailed:
+        return None
 
 
 def _who(login: Login, accounts: Accounts) -> str:

@@ -5,15 +5,14 @@ from typing import cast
 
 from attrs import frozen
 from twisted.cred.checkers import ICredentialsChecker
+from twisted.cred.credentials import ICredentials
 from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import Deferred
 from zope.interface import Interface, implementer
 
-from depproxy.access.certificates import CertificateAccounts
 from depproxy.access.interface import (
     AccountsUnavailable,
-    ClientCertificate,
     IAccounts,
     IAccountsChecker,
     Identity,
@@ -50,18 +49,20 @@ class Account:
 
 class Accounts:
     """
-    The sources in their order, and the users' certificates.
+    The sources in their order.
 
     A login is shown to one after the other until one knows it. A source that cannot be asked does not keep the others
-    from it.
+    from it. Other credentials have one source for each kind.
     """
 
-    def __init__(self, sources: Sequence[IAccounts], certificates: CertificateAccounts | None = None) -> None:
+    def __init__(self, sources: Sequence[IAccounts]) -> None:
         self._sources = {source.name: source for source in sources}
-        self._certificates = certificates
-        if certificates:
-            self._sources[certificates.name] = certificates
-        self._portal = Portal(_Realm(self._sources), [_Chain(sources)])
+        checkers = [cast(IAccountsChecker, source) for source in sources]
+        chain = _Chain([checker for checker in checkers if ILogin in checker.credentialInterfaces])
+        self._portal = Portal(_Realm(self._sources), [chain])
+        for checker in checkers:
+            if ILogin not in checker.credentialInterfaces:
+                self._portal.registerChecker(cast(ICredentialsChecker, checker))
 
     def __bool__(self) -> bool:
         """Whether anybody could log in."""
@@ -72,20 +73,14 @@ class Accounts:
         source = self._sources.get(identity.source)
         return None if source is None else Account(identity, source)
 
-    def by_certificate(self, certificate: ClientCertificate | None) -> Account | None:
-        """The account that a verified certificate means, if any."""
-        if certificate is None or not self._certificates:
-            return None
-        identity = self._certificates.identify(certificate)
-        return None if identity is None else Account(identity, self._certificates)
-
     def knows(self, username: str) -> bool:
         """Whether this is the name of an account, and so may be shown."""
         return any(source.knows(username) for source in self._sources.values())
 
-    async def login(self, login: ILogin) -> Account:
-        """The account that this login proves. Raises as `IAccounts` says."""
-        _, account, _ = await self._portal.login(login, None, IAccount)
+    async def login(self, credentials: ICredentials) -> Account:
+        """The account that these credentials prove. Raises as `IAccounts` says, and LoginFailed for a kind that nobody
+        takes here."""
+        _, account, _ = await self._portal.login(credentials, None, IAccount)
         assert isinstance(account, Account)
         return account
 
@@ -106,7 +101,7 @@ class _Realm:
 class _Chain:
     credentialInterfaces = (ILogin,)
 
-    def __init__(self, sources: Sequence[IAccounts]) -> None:
+    def __init__(self, sources: Sequence[IAccountsChecker]) -> None:
         self._sources = sources
 
     # Twisted has bytes for who somebody is.
@@ -117,7 +112,7 @@ class _Chain:
         unavailable: AccountsUnavailable | None = None
         for source in self._sources:
             try:
-                identity: Identity = await cast(IAccountsChecker, source).requestAvatarId(login)
+                identity: Identity = await source.requestAvatarId(login)
                 return identity
             except Withdrawn:
                 raise

@@ -73,13 +73,13 @@ class Registry:
 
     @app.route("/v2/")
     @app.route("/<path:prefix>/v2/")
-    def base(self, request: Request, prefix: str = "") -> bytes:
+    async def base(self, request: Request, prefix: str = "") -> bytes:
         """
         The probe (distribution-spec end-1). Clients learn here alone whether to log in, so they are asked to as soon
         as there are accounts; an anonymous token is given to who needs no other.
         """
         self.addresses.check_prefix(prefix)
-        self._gate.probe(self.addresses.group(""), Caller(request))
+        await self._gate.probe(self.addresses.group(""), Caller(request))
         request.responseHeaders.setRawHeaders(b"Content-Type", [b"application/json"])
         request.responseHeaders.setRawHeaders(b"Content-Length", [b"2"])
         return b"{}"
