@@ -1,10 +1,10 @@
-"""Every case of access: who asks, for what, and what he is told. Tests run this table; docs/access.rst shows it."""
+"""Every case of access: who asks, for what, and what he is told. Tests run these; docs/access.rst shows them."""
 
 from __future__ import annotations
 
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -115,10 +115,20 @@ class House:
         return load_text(self.text)
 
     def rules(self) -> tuple[Groups, Accounts]:
+        groups, local = self.local()
+        return groups, Accounts([local])
+
+    def local(self) -> tuple[Groups, LocalAccounts]:
         settings = self.settings
         local = LocalAccounts(settings.users, settings.groups, settings.access, Hashing(inline), self.clock)
-        groups = Groups(settings.groups, settings.mirror, enabled=settings.server.enabled)
-        return groups, Accounts([local])
+        return Groups(settings.groups, settings.mirror, enabled=settings.server.enabled), local
+
+    def named(self, text: str) -> str:
+        """A message with the names that the documentation has."""
+        return text
+
+    async def close(self) -> None:
+        """Close what was opened."""
 
     def reload(self, old: str, new: str) -> None:
         """Replace a part of the configuration, and have it taken over."""
@@ -143,18 +153,22 @@ class Case:
     """
     A login, a token for `scope`, and a pull from `group` with it.
 
-    `before` happens between the two; `forge` changes the token on its way. Without `token` none is asked for, and
-    without `pull` the case ends there.
+    `guesses` are wrong logins that come before it, then `first` happens; `before` happens between login and pull, and
+    `forge` changes the token on its way. A second pull is told the same, or `again`. Without `token` none is asked for,
+    and without `pull` the case ends there. Whatever has to be made by the house gets the house.
     """
 
     title: str
-    login: tuple[str, str] | None
+    login: tuple[str, str | Callable[[Any], str]] | None
     token: Told | None
     pull: Told | None = None
     group: str = "acme"
     scope: str | None = "acme"
-    before: Callable[[House], object] | None = None
-    forge: Callable[[House, str], str] | None = None
+    guesses: Sequence[tuple[str, str]] = ()
+    first: Callable[[Any], object] | None = None
+    before: Callable[[Any], object] | None = None
+    forge: Callable[[Any, str], str] | None = None
+    again: Told | None = None
 
 
 def login_for(group: str) -> Told:
@@ -195,6 +209,9 @@ TOO_SMALL = Told(
 )
 REVOKED = Told(401, "UNAUTHORIZED", "the credential of alice was revoked or changed: log in again")
 CHANGED = Told(401, "UNAUTHORIZED", "the credential of bob was revoked or changed: log in again")
+SLOWED = Told(429, "TOOMANYREQUESTS", "too many wrong logins: wait, then check user name and password")
+# The tries of one account, and of one address.
+GUESSED, ALL_GUESSED = [("alice", "guess")] * 10, [("alice", "dpp_guess")] * 30
 NOBODYS = Told(401, "UNAUTHORIZED", "the token is one for nobody in particular, and not good here: docker login")
 LAPTOP_TABLE = f"""[users.alice.tokens.laptop]
 hash = "{hash_token(LAPTOP)}"
@@ -341,31 +358,16 @@ CASES = [
         "open",
         before=reload('anonymous = ["127.0.0.0/8"]', ""),
     ),
+    Case("ten wrong passwords, then the right one", ("alice", ALICE), SLOWED, guesses=GUESSED),
+    Case("ten wrong passwords, then a token", ("alice", LAPTOP), GOOD, GOOD, guesses=GUESSED),
+    Case("ten wrong passwords, then another account", ("root", ALICE), GOOD, GOOD, guesses=GUESSED),
+    Case(
+        "ten wrong passwords, then the right one after six seconds",
+        ("alice", ALICE),
+        GOOD,
+        GOOD,
+        guesses=GUESSED,
+        first=later(6),
+    ),
+    Case("thirty wrong logins from one address, then another account", ("root", ALICE), SLOWED, guesses=ALL_GUESSED),
 ]
-
-
-def rows() -> Iterator[str]:
-    """The table of docs/access.rst, line by line."""
-    yield from (
-        ".. list-table::",
-        "   :header-rows: 1",
-        "   :widths: 34 33 33",
-        "",
-        "   * - Case",
-        "     - Token endpoint",
-        "     - Pull",
-    )
-    for case in CASES:
-        yield f"   * - {case.title}"
-        yield f"     - {_cell(case.token)}"
-        yield f"     - {_cell(case.pull)}"
-
-
-def _cell(told: Told | None) -> str:
-    if told is None:
-        return "-"
-    return f"{told.status} {told.code}: {told.message}" if told.code else f"{told.status}"
-
-
-if __name__ == "__main__":
-    print("\n".join(rows()))

@@ -23,11 +23,16 @@ from tests.access_cases import (
     LAPTOP,
     LAPTOP_TABLE,
     REVOKED,
+    WRONG,
     Case,
     House,
     Told,
-    rows,
 )
+from tests.access_cases_elsewhere import DEPLOY as GITLAB_DEPLOY
+from tests.access_cases_elsewhere import ELSEWHERE, Elsewhere
+from tests.access_cases_elsewhere import JOB as GITLAB_JOB
+from tests.access_cases_elsewhere import PERSONAL as GITLAB_PERSONAL
+from tests.access_table import rows
 from tests.web_support import UPSTREAMS, Answer, Cache, Client, WebTestCase
 
 DOCS = Path(__file__).parent.parent / "docs" / "access.rst"
@@ -42,8 +47,12 @@ def basic(name: str, password: str) -> str:
 class AccessTestCase(WebTestCase):
     """The faces with the accounts of the cases."""
 
+    def build(self) -> House:
+        return House(self.directory)
+
     async def start(self) -> Client:
-        self.house = House(self.directory)
+        self.house = self.build()
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.house.close()))
         self.cache = Cache(self.directory / "data")
         self.addCleanup(lambda: Deferred.fromCoroutine(self.cache.settle()))
         self.cache.hub.put_manifest(APP, b"{}", Tag("1"))
@@ -71,24 +80,37 @@ class AccessTestCase(WebTestCase):
         path = f"/v2/{group}/{MARK}/{APP}/manifests/1"
         return await (self.ask(path, Authorization=f"Bearer {token}") if token else self.ask(path))
 
+    def told(self, answer: Answer) -> Told:
+        found = told(answer)
+        return Told(found.status, found.code, self.house.named(found.message))
+
     async def run_case(self, case: Case) -> None:
         await self.start()
-        token = ""
+        for guess in case.guesses:
+            assert told(await self.token(guess, "acme")) == WRONG
+        if case.first is not None:
+            case.first(self.house)
+        token, login = "", None
+        if case.login is not None:
+            name, password = case.login
+            login = name, password if isinstance(password, str) else password(self.house)
         if case.token is not None:
-            answer = await self.token(case.login, *([case.scope] if case.scope else []))
-            assert told(answer) == case.token
+            answer = await self.token(login, *([case.scope] if case.scope else []))
+            assert self.told(answer) == case.token
             token = json.loads(answer.body).get("token", "")
         if case.before is not None:
             case.before(self.house)
         if case.forge is not None:
             token = case.forge(self.house, token)
         if case.pull is not None:
-            assert told(await self.pull(case.group, token)) == case.pull
+            assert self.told(await self.pull(case.group, token)) == case.pull
             # Nothing may be remembered that makes the second time another.
-            assert told(await self.pull(case.group, token)) == case.pull
+            assert self.told(await self.pull(case.group, token)) == (case.again or case.pull)
+        made = [login[1]] if case.login and login and callable(case.login[1]) else []
+        secrets = [ALICE, BOB, LAPTOP, DEPLOY, GITLAB_PERSONAL, GITLAB_JOB, GITLAB_DEPLOY, *made]
         for line in self.logged:
             assert token not in line or not token
-            for secret in (ALICE, BOB, LAPTOP, DEPLOY):
+            for secret in secrets:
                 assert secret not in line
 
 
@@ -98,6 +120,7 @@ def told(answer: Answer) -> Told:
     (entry,) = json.loads(answer.body)["errors"]
     assert answer.error == entry["code"]
     assert (answer.status == 401) == ("www-authenticate" in answer.headers)
+    assert (answer.status == 429) == ("retry-after" in answer.headers)
     return Told(answer.status, entry["code"], entry["message"])
 
 
@@ -105,21 +128,33 @@ class Cases(AccessTestCase):
     """One test for each line of the table; made below."""
 
 
+class CasesElsewhere(AccessTestCase):
+    """Likewise, with accounts that live elsewhere."""
+
+    def build(self) -> House:
+        return Elsewhere(self.directory)
+
+
+def _add_tests(to: type[AccessTestCase], cases: list[Case]) -> None:
+    for number, case in enumerate(cases):
+        words = "_".join("".join(c if c.isalnum() else " " for c in case.title).split())
+        setattr(to, f"test_{number:02d}_{words}", _test(case))
+
+
 def _test(case: Case) -> Any:
-    async def test(self: Cases) -> None:
+    async def test(self: AccessTestCase) -> None:
         await self.run_case(case)
 
     test.__doc__ = case.title
     return test
 
 
-for _number, _case in enumerate(CASES):
-    _words = "_".join("".join(c if c.isalnum() else " " for c in _case.title).split())
-    setattr(Cases, f"test_{_number:02d}_{_words}", _test(_case))
+_add_tests(Cases, CASES)
+_add_tests(CasesElsewhere, ELSEWHERE)
 
 
 def test_the_documentation_has_the_table() -> None:
-    """`python -m tests.access_cases` prints it."""
+    """`python -m tests.access_table` prints it."""
     text = DOCS.read_text()
     assert "\n".join(rows()) in text
 
