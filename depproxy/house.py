@@ -23,13 +23,19 @@ from depproxy.access.throttle import Throttle
 from depproxy.access.tokens import Tokens
 from depproxy.cache.background import Background
 from depproxy.cache.blobs import Blobs
+from depproxy.cache.contents import Contents
 from depproxy.cache.documents import Documents
 from depproxy.cache.entries import Entries
 from depproxy.cache.eviction import Evictor
+from depproxy.cache.expiry import Expirer
 from depproxy.cache.links import Links
 from depproxy.cache.manifests import Manifests
+from depproxy.cache.pins import Pins
+from depproxy.cache.purge import Purger
 from depproxy.cache.questions import Questions
 from depproxy.cache.reconcile import Reconciler
+from depproxy.cache.removal import Remover
+from depproxy.cache.tags import Tags
 from depproxy.cache.uses import Uses
 from depproxy.config import Settings, taken_over
 from depproxy.index.factory import make_index
@@ -107,12 +113,14 @@ class House:
         self.upstreams = Upstreams(clients, self.owners)
         self.background = background = Background(metrics)
         self.entries = entries = Entries(self.index, metrics)
-        links, uses = Links(self.index, background, metrics), Uses()
+        tags, links = Tags(self.index, background, metrics), Links(self.index, background, metrics)
+        uses = Uses()
         self.questions = Questions(self.upstreams, settings.cache.negative_ttl, reactor)
         self.manifests = Manifests(
             self.store,
             self.index,
             entries,
+            tags,
             links,
             uses,
             self.questions,
@@ -123,17 +131,7 @@ class House:
             metrics,
         )
         self.blobs = Blobs(self.store, self.index, entries, links, uses, self.upstreams, reactor, random, metrics)
-        self.evictor = Evictor(
-            self.store,
-            self.index,
-            entries,
-            uses,
-            background,
-            self.manifests.forget,
-            settings.storage.max_size,
-            metrics,
-        )
-        self.reconciler = Reconciler(self.store, self.index, entries, uses, background, metrics)
+        self._build_keeping(settings, tags, links, uses)
         self.documents = Documents(self.upstreams, settings.cache.documents_ttl, reactor)
         self.keys = KeyRing(keys, settings.access.algorithm)
         self._build_access(settings, reactor, threads)
@@ -161,6 +159,21 @@ class House:
         )
         self.tls = TLSContexts(settings.server.client_ca, time.time)
         self._authority = fingerprint(settings.server.client_ca)
+
+    def _build_keeping(self, settings: Settings, tags: Tags, links: Links, uses: Uses) -> None:
+        """What takes blobs away, and what makes files and entries agree."""
+        index, metrics = self.index, self.metrics
+        contents = Contents(self.store, index)
+        pins = Pins(index, contents)
+        remover = Remover(self.store, index, index, uses, self.manifests.forget, metrics)
+        self.evictor = Evictor(
+            index, index, self.entries, uses, pins, remover, self.background, *_limits(settings), metrics
+        )
+        self.expirer = Expirer(
+            index, index, tags, links, uses, pins, remover, self.background, self.owners.ttl, metrics
+        )
+        self.purger = Purger(index, index, contents, tags, links, uses, remover)
+        self.reconciler = Reconciler(self.store, index, self.entries, uses, self.background, metrics)
 
     def _build_access(self, settings: Settings, reactor: Any, threads: Threads) -> None:
         self.tokens = Tokens(self.keys, ISSUER, settings.access.token_lifetime, time.time)
@@ -196,7 +209,7 @@ class House:
         self.manifests.settings = settings.cache
         self.manifests.upstreams = settings.upstreams
         self.questions.negative_ttl = settings.cache.negative_ttl
-        self.evictor.resize(settings.storage.max_size)
+        self.evictor.resize(*_limits(settings))
         self.documents.ttl = settings.cache.documents_ttl
         self.tokens.lifetime = settings.access.token_lifetime
         self.refresh_tokens.lifetime = settings.access.refresh_lifetime
@@ -238,6 +251,12 @@ def _groups(settings: Settings) -> Groups:
 
 def _ttls(settings: Settings) -> Mapping[str, float]:
     return {path: group.ttl for path, group in settings.groups.items() if group.ttl is not None}
+
+
+def _limits(settings: Settings) -> tuple[float, dict[str, float]]:
+    """Of the cache, and of the groups that have their own; in bytes."""
+    max_size = settings.storage.max_size
+    return max_size, {path: group.quota.of(max_size) for path, group in settings.groups.items() if group.quota}
 
 
 def _networks(settings: Settings) -> Networks:

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 KINDS = ("manifest", "blob", "document")
+REMOVALS = ("evicted", "expired", "purged")
 OUTCOMES = ("hit", "miss", "joined", "stale", "error")
 
 # A second series per counter, which no dashboard reads: when it was made.
@@ -77,10 +78,18 @@ class Metrics:
         self.max_bytes = Gauge(
             "depproxy_cache_max_bytes", "Bytes that the cache may hold before it evicts; +Inf: any.", registry=registry
         )
-        self.evicted_blobs = Counter(
-            "depproxy_evicted_blobs", "Blobs and manifests removed to make room.", registry=registry
+        self.removed_blobs = Counter(
+            "depproxy_removed_blobs",
+            "Blobs and manifests removed: evicted (to make room), expired (by a group's TTL policy), purged (by"
+            " command).",
+            ["why"],
+            registry=registry,
         )
-        self.evicted_bytes = Counter("depproxy_evicted_bytes", "Bytes removed to make room.", registry=registry)
+        self.removed_bytes = Counter("depproxy_removed_bytes", "Bytes removed.", ["why"], registry=registry)
+        for why in REMOVALS:
+            # A rate needs the zero before the first one.
+            self.removed_blobs.labels(why)
+            self.removed_bytes.labels(why)
         # Bound once: looking labels up costs more than counting.
         self.answered = {(kind, outcome): self.requests.labels(kind, outcome) for kind in KINDS for outcome in OUTCOMES}
         self.served = {kind: self.bytes_served.labels(kind) for kind in KINDS}

@@ -28,6 +28,8 @@ SWEEP_INTERVAL = 60 * 60.0
 # How often files and index entries are compared, and the size of the cache is looked at beside each blob stored.
 RECONCILE_INTERVAL = 24 * 60 * 60.0
 EVICT_INTERVAL = 60.0
+# How often what groups have not read for their ttl, which is in days, is looked for.
+EXPIRE_INTERVAL = 24 * 60 * 60.0
 # Files that are open beside those of clients' connections: upstreams, fills, Redis, logs.
 RESERVED_FILES = 256
 # Why a start may fail that an operator can mend: told in one line, without a traceback.
@@ -73,8 +75,12 @@ class Depproxy(Service):
         self._sweeping = LoopingCall(self._sweep)
         self._reconciling = LoopingCall(self.house.reconciler.sweep)
         self._evicting = LoopingCall(self.house.evictor.check)
-        for timer in (self._sweeping, self._reconciling, self._evicting):
+        self._expiring = LoopingCall(self.house.expirer.expire)
+        for timer in self._timers():
             timer.clock = reactor
+
+    def _timers(self) -> tuple[LoopingCall, ...]:
+        return self._sweeping, self._reconciling, self._evicting, self._expiring
 
     def startService(self) -> None:
         super().startService()
@@ -112,6 +118,7 @@ class Depproxy(Service):
         self._tell("READY=1")
         self._reconciling.start(RECONCILE_INTERVAL)
         self._evicting.start(EVICT_INTERVAL)
+        self._expiring.start(EXPIRE_INTERVAL)
 
     def _limit_connections(self) -> None:
         self.house.site.max_connections = self._affordable(self.house.settings.server.max_connections)
@@ -174,11 +181,12 @@ class Depproxy(Service):
     async def _stop_working(self) -> None:
         self.house.questions.close()
         self.house.documents.close()
-        for timer in (self._sweeping, self._reconciling, self._evicting):
+        for timer in self._timers():
             if timer.running:
                 timer.stop()
         self.house.reconciler.stop()
         self.house.evictor.stop()
+        self.house.expirer.stop()
         await self.house.blobs.stop()
         await self.house.background.drain()
 

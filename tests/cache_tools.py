@@ -16,12 +16,18 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from depproxy.cache.background import Background
 from depproxy.cache.blobs import Blobs
+from depproxy.cache.contents import Contents
 from depproxy.cache.entries import Entries
 from depproxy.cache.eviction import Evictor
+from depproxy.cache.expiry import Expirer
 from depproxy.cache.links import Links
 from depproxy.cache.manifests import Manifests
+from depproxy.cache.pins import Pins
+from depproxy.cache.purge import Purger
 from depproxy.cache.questions import Questions
 from depproxy.cache.reconcile import Reconciler
+from depproxy.cache.removal import Remover
+from depproxy.cache.tags import Tags
 from depproxy.cache.uses import Uses
 from depproxy.config import CacheSettings, UpstreamSettings
 from depproxy.index.interface import Home
@@ -175,6 +181,8 @@ class Cache:
         self.settings = settings or CacheSettings()
         self.upstream_settings = upstream or UpstreamSettings("docker.io", "https://registry-1.docker.io")
         self.max_size = max_size
+        # Seconds by group.
+        self.ttls: dict[str, float] = {}
         self.start()
 
     def now(self) -> float:
@@ -186,6 +194,7 @@ class Cache:
         self.metrics = Metrics()
         self.background = Background(self.metrics)
         self.entries = Entries(self.index, self.metrics)
+        self.tags = Tags(self.index, self.background, self.metrics)
         self.links = Links(self.index, self.background, self.metrics)
         self.uses = Uses()
         self.questions = Questions(self.upstreams, self.settings.negative_ttl, self.clock)
@@ -193,6 +202,7 @@ class Cache:
             self.place.store,
             self.index,
             self.entries,
+            self.tags,
             self.links,
             self.uses,
             self.questions,
@@ -215,16 +225,38 @@ class Cache:
             self.metrics,
         )
 
+        self.contents = Contents(self.place.store, self.index)
+        self.pins = Pins(self.index, self.contents)
+        self.remover = Remover(
+            self.place.store, self.index, self.index, self.uses, self.manifests.forget, self.metrics, self.now
+        )
         self.evictor = Evictor(
-            self.place.store,
+            self.index,
             self.index,
             self.entries,
             self.uses,
+            self.pins,
+            self.remover,
             self.background,
-            self.manifests.forget,
             self.max_size,
+            {},
+            self.metrics,
+        )
+        self.expirer = Expirer(
+            self.index,
+            self.index,
+            self.tags,
+            self.links,
+            self.uses,
+            self.pins,
+            self.remover,
+            self.background,
+            self.ttls.get,
             self.metrics,
             self.now,
+        )
+        self.purger = Purger(
+            self.index, self.index, self.contents, self.tags, self.links, self.uses, self.remover, self.now
         )
         self.reconciler = Reconciler(
             self.place.store, self.index, self.entries, self.uses, self.background, self.metrics

@@ -67,8 +67,9 @@ KEYS: Final = (
     *("server", "storage", "index", "cache", "upstreams", "mirror", "groups", "listen", "public_url", "path"),
     *("drain_timeout", "max_connections", "url", "serve_stale", "docker.io", "ghcr.io", "username", "proxy"),
     *("password_file", "ca_file", "on_404", "freshness", "prefixes", "token_hosts", "retries", "group"),
-    *("upstream", "anonymous", "unix_sockets", "enabled", "ttl", "acme", "acme/tools", "access", "users", "alice"),
-    *("password", "password_login", "tokens", "members", "deploy_tokens", "access_tokens", "hash", "scopes", "role"),
+    *("upstream", "anonymous", "unix_sockets", "enabled", "ttl", "quota", "acme", "acme/tools", "access", "users"),
+    *("alice", "password", "password_login", "tokens", "members", "deploy_tokens", "access_tokens", "hash", "scopes"),
+    "role",
 )
 TABLES: Final = {
     "server": ("listen", "public_url", "enabled", "drain_timeout", "stall_timeout", "max_connections"),

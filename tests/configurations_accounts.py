@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from depproxy.config import DeployTokenSettings, GroupSettings, GroupTokenSettings, Role, TokenSettings, UserSettings
 from depproxy.config.accounts import JOB_TOKEN_USER, SCOPES
+from depproxy.config.units import Quota
 
 Drawn = st.SearchStrategy[tuple[Any, Any]]
 """Pairs of a TOML value and the setting that it means."""
@@ -41,6 +42,7 @@ MOMENTS: Final = st.one_of(
 ).map(lambda moment: (moment, _meant(moment)))
 _SCOPES: Final = st.lists(st.sampled_from(SCOPES), min_size=1, unique=True).map(lambda found: (found, tuple(found)))
 _BOOLEANS: Final = st.booleans().map(lambda value: (value, value))
+_QUOTAS: Final = st.integers(1, 10**6).map(lambda number: (f"{number} GiB", Quota(float(number << 30))))
 _DAYS: Final = st.integers(1, 36500).map(lambda days: (f"{days}d", days * 86400.0))
 
 
@@ -92,7 +94,7 @@ def _user(draw: st.DrawFn, name: str, numbers: Iterator[int]) -> tuple[dict[str,
 def _group(
     draw: st.DrawFn, path: str, users: list[str], networks: Drawn, numbers: Iterator[int]
 ) -> tuple[dict[str, Any], GroupSettings]:
-    table, meant = some(draw, {"enabled": _BOOLEANS, "ttl": _DAYS, "anonymous": networks})
+    table, meant = some(draw, {"enabled": _BOOLEANS, "ttl": _DAYS, "quota": _QUOTAS, "anonymous": networks})
     if draw(st.booleans()):
         members = draw(st.dictionaries(st.sampled_from(users), ROLES) if users else st.just({}))
         table["members"] = {name: pair[0] for name, pair in members.items()}

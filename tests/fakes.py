@@ -1,22 +1,27 @@
 """Small real implementations of the interfaces, kept in memory, checked by the same tests as the real ones."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from depproxy.access.throttle import LocalBuckets
+from depproxy.index.codec import DAY
 from depproxy.index.interface import (
+    MAX_PINS,
     Entry,
     Home,
     IBuckets,
     ICacheIndex,
+    IGroupIndex,
     IGroupSettings,
     IndexUnavailable,
     Link,
     SettingsTable,
+    Share,
     TagRecord,
 )
 from depproxy.oci.digest import Digest
@@ -34,27 +39,33 @@ from depproxy.upstream.interface import (
 )
 
 T = TypeVar("T")
+N = TypeVar("N", bound=str)
 
 
-@implementer(ICacheIndex, IBuckets, IGroupSettings)
+@implementer(ICacheIndex, IGroupIndex, IBuckets, IGroupSettings)
 class MemoryIndex:
-    """`ICacheIndex` in memory. With `available` set to False every async method raises `IndexUnavailable`.
+    """`ICacheIndex`, and what else is kept beside it, in memory. With `available` set to False every async method
+    raises `IndexUnavailable`.
 
     `now` gives Unix time. `used` is what the real one has in its sorted set: the last use of each known blob in
-    whole seconds, as of the last flush. While `held` is True, questions wait for `release`. `asked` lists what was
+    whole seconds, as of the last flush. While `blocked` is True, questions wait for `release`. `asked` lists what was
     asked of the buckets, with their keys.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.available = True
-        self.held = False
+        self.blocked = False
         self._waiting: list[Deferred[None]] = []
         self.used: dict[Digest, int] = {}
         self._now = now
         self._tags: dict[tuple[Home, Tag], TagRecord] = {}
         self._links: dict[tuple[Home, Digest], Link] = {}
         self._sizes: dict[Digest, int] = {}
-        self._touched: dict[Digest, int] = {}
+        self._touched: dict[tuple[Home, Digest], int] = {}
+        # By group: the last read of each blob that it holds, and of each of its homes.
+        self._held: dict[str, dict[Digest, int]] = {}
+        self._homes: dict[str, dict[Home, int]] = {}
+        self._pins: set[tuple[Home, Reference]] = set()
         self._buckets = LocalBuckets(now)
         self.asked: list[tuple[str, str]] = []
         self.settings: dict[str, dict[str, bytes]] = {}
@@ -66,6 +77,7 @@ class MemoryIndex:
 
     async def put_tag(self, home: Home, tag: Tag, record: TagRecord) -> None:
         await self._ask()
+        self._known(home)
         self._tags[home, tag] = record
 
     async def forget_tag(self, home: Home, tag: Tag) -> None:
@@ -79,45 +91,44 @@ class MemoryIndex:
     async def put_links(self, home: Home, links: Mapping[Digest, Link]) -> None:
         await self._ask()
         for digest, link in links.items():
-            self._links[home, digest] = link
+            self._known(home)
+            self._links[home, digest] = evolve(link, since=int(self._now() // DAY) * DAY)
 
-    async def put_blob(self, digest: Digest, size: int) -> None:
+    async def put_blob(self, digest: Digest, size: int, homes: Iterable[Home]) -> None:
         await self._ask()
         self._sizes[digest] = size
-        self.used[digest] = int(self._now())
+        self._read(digest, int(self._now()), homes)
 
     async def forget_blob(self, digest: Digest) -> None:
         await self._ask()
-        self._sizes.pop(digest, None)
-        self.used.pop(digest, None)
+        self._forget(digest)
 
-    def touch(self, digest: Digest) -> None:
-        self._touched[digest] = int(self._now())
+    def touch(self, home: Home, digest: Digest) -> None:
+        self._touched[home, digest] = int(self._now())
 
     async def flush(self) -> None:
         await self._ask()
         touched, self._touched = self._touched, {}
-        for digest, when in touched.items():
-            if digest in self.used:
-                self.used[digest] = max(self.used[digest], when)
+        for (home, digest), when in touched.items():
+            if digest in self._sizes:
+                self._read(digest, when, [home])
 
     async def totals(self) -> tuple[int, int]:
         await self._ask()
         return len(self._sizes), sum(self._sizes.values())
 
     def touched(self, digest: Digest) -> bool:
-        return digest in self._touched
+        return any(digest == touched for _, touched in self._touched)
 
-    async def coldest(self, count: int) -> Sequence[Entry]:
+    async def coldest(self, count: int, skip: int = 0) -> Sequence[Entry]:
         await self._ask()
-        order = sorted((when, digest) for digest, when in self.used.items())
-        return [Entry(digest, self._sizes[digest], when) for when, digest in order[:count]]
+        return self._coldest(self.used, count, skip)
 
     async def forget_unused(self, entry: Entry) -> bool:
         await self._ask()
         if self.used.get(entry.digest) != entry.used:
             return False
-        del self._sizes[entry.digest], self.used[entry.digest]
+        self._forget(entry.digest)
         return True
 
     async def known(self, digests: Sequence[Digest]) -> Mapping[Digest, int]:
@@ -132,9 +143,113 @@ class MemoryIndex:
 
     async def scan(self, cursor: str) -> tuple[str, Sequence[Digest]]:
         await self._ask()
-        # In the order of digests, three at a time: what comes or goes meanwhile moves nothing else.
-        left = sorted(digest for digest in self._sizes if cursor == "0" or digest > cursor)
-        return (left[2] if len(left) > 3 else "0"), left[:3]
+        return _page(sorted(self._sizes), cursor)
+
+    async def groups(self) -> Mapping[str, Share]:
+        await self._ask()
+        names = {group for table in (self._held, self._homes) for group, known in table.items() if known}
+        held = {name: self._held.get(name, {}) for name in names}
+        return {name: Share(len(blobs), sum(map(self._sizes.__getitem__, blobs))) for name, blobs in held.items()}
+
+    async def coldest_of(self, group: str, count: int, skip: int = 0) -> Sequence[Entry]:
+        await self._ask()
+        return self._coldest(self._held.get(group, {}), count, skip)
+
+    async def held(self, group: str, digests: Sequence[Digest]) -> Mapping[Digest, int]:
+        await self._ask()
+        held = self._held.get(group, {})
+        return {digest: held[digest] for digest in digests if digest in held}
+
+    async def holders(self, digest: Digest) -> Sequence[str]:
+        await self._ask()
+        return self._holders(digest)
+
+    async def let_go(self, group: str, entries: Sequence[Entry]) -> Sequence[Digest]:
+        await self._ask()
+        held = self._held.get(group, {})
+        free = [entry.digest for entry in entries if held.get(entry.digest) == entry.used]
+        for digest in free:
+            held.pop(digest, None)
+        return [digest for digest in dict.fromkeys(free) if not self._holders(digest)]
+
+    async def forget_unheld(self, digest: Digest) -> bool:
+        await self._ask()
+        if digest not in self._sizes or self._holders(digest):
+            return False
+        self._forget(digest)
+        return True
+
+    async def homes(self, group: str, cursor: str) -> tuple[str, Mapping[Home, int]]:
+        await self._ask()
+        homes = {str(home): home for home in self._homes.get(group, {})}
+        after, names = _page(sorted(homes), cursor)
+        return after, {homes[name]: self._homes[group][homes[name]] for name in names}
+
+    async def tags(self, home: Home, cursor: str) -> tuple[str, Mapping[Tag, TagRecord]]:
+        await self._ask()
+        # Before every tag stands a sign, so that none of them looks like the first cursor.
+        after, names = _page(sorted(f"+{tag}" for at, tag in self._tags if at == home), cursor)
+        return after, {Tag(name[1:]): self._tags[home, Tag(name[1:])] for name in names}
+
+    async def links(self, home: Home, cursor: str) -> tuple[str, Mapping[Digest, Link]]:
+        await self._ask()
+        after, digests = _page(sorted(digest for at, digest in self._links if at == home), cursor)
+        return after, {digest: self._links[home, digest] for digest in digests}
+
+    async def linked(self, home: Home, digests: Sequence[Digest]) -> Mapping[Digest, Link]:
+        await self._ask()
+        return {digest: self._links[home, digest] for digest in digests if (home, digest) in self._links}
+
+    async def unlink(self, home: Home, digests: Sequence[Digest]) -> None:
+        await self._ask()
+        for digest in digests:
+            self._links.pop((home, digest), None)
+
+    async def forget_home(self, home: Home) -> None:
+        await self._ask()
+        self._homes.get(home.group, {}).pop(home, None)
+        self._tags = {key: record for key, record in self._tags.items() if key[0] != home}
+        self._links = {key: link for key, link in self._links.items() if key[0] != home}
+
+    async def pin(self, home: Home, reference: Reference) -> bool:
+        await self._ask()
+        if len(self._pins) >= MAX_PINS and (home, reference) not in self._pins:
+            return False
+        self._pins.add((home, reference))
+        return True
+
+    async def unpin(self, home: Home, reference: Reference) -> bool:
+        await self._ask()
+        known = (home, reference) in self._pins
+        self._pins.discard((home, reference))
+        return known
+
+    async def pins(self) -> Collection[tuple[Home, Reference]]:
+        await self._ask()
+        return list(self._pins)
+
+    def _known(self, home: Home) -> None:
+        self._homes.setdefault(home.group, {}).setdefault(home, int(self._now()))
+
+    def _read(self, digest: Digest, when: int, homes: Iterable[Home]) -> None:
+        self.used[digest] = max(self.used.get(digest, when), when)
+        for home in homes:
+            for table, key in (self._held, digest), (self._homes, home):
+                known: dict[Any, int] = table.setdefault(home.group, {})
+                known[key] = max(known.get(key, when), when)
+
+    def _holders(self, digest: Digest) -> list[str]:
+        return [group for group, held in self._held.items() if digest in held]
+
+    def _forget(self, digest: Digest) -> None:
+        self._sizes.pop(digest, None)
+        self.used.pop(digest, None)
+        for held in self._held.values():
+            held.pop(digest, None)
+
+    def _coldest(self, uses: Mapping[Digest, int], count: int, skip: int) -> Sequence[Entry]:
+        order = sorted((when, bytes.fromhex(digest.encoded), digest) for digest, when in uses.items())
+        return [Entry(digest, self._sizes.get(digest, 0), when) for when, _, digest in order[skip : skip + count]]
 
     async def take(self, key: str, capacity: float, per_second: float, cost: float = 1.0, debt: float = 0.0) -> float:
         self.asked.append(("take", key))
@@ -162,18 +277,24 @@ class MemoryIndex:
 
     def release(self) -> None:
         """Answer all questions that wait."""
-        self.held = False
+        self.blocked = False
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
             waiter.callback(None)
 
     async def _ask(self) -> None:
-        if self.held:
+        if self.blocked:
             waiter: Deferred[None] = Deferred(self._waiting.remove)
             self._waiting.append(waiter)
             await waiter
         if not self.available:
             raise IndexUnavailable("the cache index was made unavailable")
+
+
+def _page(names: Sequence[N], cursor: str) -> tuple[str, Sequence[N]]:
+    """Three of the sorted names at a time: what comes or goes meanwhile moves nothing else."""
+    left = [name for name in names if cursor == "0" or name > cursor]
+    return (left[2] if len(left) > 3 else "0"), left[:3]
 
 
 class Job:

@@ -16,6 +16,7 @@ from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
 from depproxy.index.address import Credentials
+from depproxy.index.codec import decode_digest
 from depproxy.index.interface import Home, TagRecord
 from depproxy.index.redis import RedisIndex
 from depproxy.index.server import EmbeddedRedis
@@ -28,6 +29,7 @@ T = TypeVar("T")
 
 HOME = Home("acme/tools", "docker.io", Name("library/alpine"))
 OTHER = Home("acme", "docker.io", Name("library/alpine"))
+BESIDE = Home("acme", "ghcr.io:443", Name("acme/tool"))
 DIGESTS = [Digest.of(bytes([number])) for number in range(6)]
 A, B, *_ = DIGESTS
 RECORD = TagRecord(A, "application/vnd.oci.image.index.v1+json", 1234, 1700000000.25)
@@ -99,11 +101,11 @@ class Raw:
             wire.close()
             await wire.lost()
 
-    async def used(self) -> dict[str, int]:
-        reply = await self("ZRANGE", "depproxy:1:used", 0, -1, "WITHSCORES")
+    async def used(self) -> dict[Digest, int]:
+        reply = await self("ZRANGE", "depproxy:2:used", 0, -1, "WITHSCORES")
         assert isinstance(reply, list)
-        texts = [item.decode() for item in reply if isinstance(item, bytes)]
-        return {member: int(score) for member, score in zip(texts[::2], texts[1::2], strict=True)}
+        words = [item for item in reply if isinstance(item, bytes)]
+        return {decode_digest(member): int(score) for member, score in zip(words[::2], words[1::2], strict=True)}
 
 
 class DirectoryTestCase(TestCase):

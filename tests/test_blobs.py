@@ -75,7 +75,7 @@ class Opening(BlobsTestCase):
     def test_hit(self) -> None:
         self.link()
         self.store()
-        Outcome(self.index.put_blob(self.digest, 5000))
+        Outcome(self.index.put_blob(self.digest, 5000, [HOME]))
         self.clock.advance(100)
         opened = self.open()
         self.is_whole(opened, Answer.HIT)
@@ -167,7 +167,7 @@ class Opening(BlobsTestCase):
         """Removed by hand, or by an operator's script: that is a miss, not a source without a file."""
         self.link()
         opened = self.open()
-        self.index.held = True
+        self.index.blocked = True
         self.stream.finish()
         self.is_whole(opened, Answer.MISS)
         opened.value.close()

@@ -139,7 +139,7 @@ class MemoryIndexTests(BucketSuite, TestCase):
 class RedisIndexTests(BucketSuite, RedisTestCase):
     """Those in Redis."""
 
-    KEY = "depproxy:1:bucket:a"
+    KEY = "depproxy:2:bucket:a"
 
     async def prepare(self) -> None:
         self.index = await self.started()

@@ -81,7 +81,7 @@ def test_no_file_is_a_mirror_of_docker_hub_on_loopback() -> None:
             )
         },
         mirror=MirrorSettings("local", "docker.io", LOOPBACK, unix_sockets=False),
-        groups={"local": GroupSettings("local", enabled=True, ttl=None, anonymous=(), members={})},
+        groups={"local": GroupSettings("local", enabled=True, ttl=None, quota=None, anonymous=(), members={})},
         access=AccessSettings(
             token_lifetime=900,
             refresh_lifetime=0,

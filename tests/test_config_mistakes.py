@@ -113,7 +113,10 @@ ACCOUNT_MISTAKES = [
         "groups.acme.access_tokens.x.username: unknown key; known here: hash, scopes, expires, role",
     ),
     ("groups.acme = true", "groups.acme: must be a table"),
-    ('groups.acme.owner = "alice"', "groups.acme.owner: unknown key; known here: enabled, ttl, anonymous, members, "),
+    (
+        'groups.acme.owner = "alice"',
+        "groups.acme.owner: unknown key; known here: enabled, ttl, quota, anonymous, ",
+    ),
     (
         'groups.acme.members = { alise = "guest" }\n[users.alice]',
         'groups.acme.members.alise: must be a user of [users]; did you mean "alice"?',
@@ -127,6 +130,17 @@ ACCOUNT_MISTAKES = [
     ('groups.acme.members = ["alice"]', 'groups.acme.members = [...]: must be a table such as { alice = "guest" }'),
     ("groups.acme.members = { 'a b' = 'guest' }", 'groups.acme.members."a b": must be a user name of 1 to 255 letters'),
     ('groups.acme.anonymous = ["10.0.0.1/8"]', 'groups.acme.anonymous[0] = "10.0.0.1/8": has bits set beyond'),
+    (
+        'groups.acme.quota = "0%"',
+        'groups.acme.quota = "0%": must be a size of at least "100 MiB", such as "20 GiB", or a',
+    ),
+    ('groups.acme.quota = "101%"', 'groups.acme.quota = "101%": must be a size of at least "100 MiB"'),
+    ('groups.acme.quota = "1 MiB"', 'groups.acme.quota = "1 MiB": must be a size of at least "100 MiB"'),
+    ("groups.acme.quota = 50", "groups.acme.quota = 50: must be a size of at least"),
+    (
+        'groups.acme.quota = "50%"\nstorage.max_size = "unlimited"',
+        'groups.acme.quota: must be a size such as "20 GiB", because storage.max_size is unlimited',
+    ),
     ('groups.acme.ttl = "36h"', 'groups.acme.ttl = "36h": must be whole days, such as "90d"'),
     ('groups.acme.ttl = "12h"', 'groups.acme.ttl = "12h": must be a duration from "1d" to "36500d"'),
     ('groups.acme.ttl = "36501d"', 'groups.acme.ttl = "36501d": must be a duration from "1d" to "36500d"'),

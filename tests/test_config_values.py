@@ -25,6 +25,7 @@ from depproxy.config import (
 from depproxy.config.endpoints import _split
 from depproxy.config.errors import Wrong
 from depproxy.config.names import index_url
+from depproxy.config.units import parse_quota
 from depproxy.index.address import parse_address
 from tests import configurations
 
@@ -88,6 +89,18 @@ def test_sizes_are_read(pair: tuple[Any, float]) -> None:
 def test_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="must be a size"):
         parse_size(text)
+
+
+@given(configurations.sizes(), st.integers(1, 100), st.floats(0, 1e15))
+def test_quotas_are_read(size: tuple[Any, float], percent: int, cache: float) -> None:
+    assert parse_quota(size[0]).of(cache) == size[1]
+    assert parse_quota(f"{percent}%").of(cache) == percent / 100 * cache
+
+
+@pytest.mark.parametrize("text", ["", "0%", "101%", "050%", "5 %", "%", "50", "٣%", "50%\n"])
+def test_no_quota(text: str) -> None:
+    with pytest.raises(ValueError, match="must be a size"):
+        parse_quota(text)
 
 
 @given(

@@ -1,7 +1,7 @@
 """The index entries of what is stored."""
 
 from depproxy.oci.digest import Digest
-from tests.cache_tools import CacheTestCase, Outcome
+from tests.cache_tools import HOME, CacheTestCase, Outcome
 
 DIGESTS = [Digest.of(bytes([number])) for number in range(5)]
 
@@ -9,7 +9,7 @@ DIGESTS = [Digest.of(bytes([number])) for number in range(5)]
 class Noting(CacheTestCase):
     def stored(self, *numbers: int) -> None:
         for number in numbers:
-            assert Outcome(self.cache.entries.stored(DIGESTS[number], 10 + number)).value is None
+            assert Outcome(self.cache.entries.stored(DIGESTS[number], 10 + number, [HOME])).value is None
 
     def totals(self) -> tuple[int, int]:
         return Outcome(self.index.totals()).value

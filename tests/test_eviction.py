@@ -71,7 +71,7 @@ class BookKeeping(RuleBasedStateMachine):
             digest = DIGESTS[number]
             assert Outcome(self.place.store.write(digest, BLOBS[number])).value is None
             os.utime(self.place.blob(digest), (self.clock, self.clock))
-            assert Outcome(self.cache.entries.stored(digest, len(BLOBS[number]))).value is None
+            assert Outcome(self.cache.entries.stored(digest, len(BLOBS[number]), [HOME])).value is None
             self.used[digest] = self.clock
             self.cache.clock.advance(seconds)
 
@@ -215,7 +215,7 @@ class Evicting(CacheTestCase):
             data = some_bytes(size, number)
             found.append(self.upstream.put_blob(NAME, data))
             assert Outcome(self.place.store.write(found[-1], data)).value is None
-            assert Outcome(self.cache.entries.stored(found[-1], size)).value is None
+            assert Outcome(self.cache.entries.stored(found[-1], size, [HOME])).value is None
             self.clock.advance(1)
         return found
 
@@ -227,30 +227,37 @@ class Evicting(CacheTestCase):
 
     def test_down_to_the_low_mark(self) -> None:
         digests = self.store(*[10] * 10)
-        self.cache.evictor.resize(100)
+        self.cache.evictor.resize(100, {})
         assert all(self.here(digests))
-        self.cache.evictor.resize(99)
+        self.cache.evictor.resize(99, {})
         assert self.here(digests) == [False] * 2 + [True] * 8
         assert self.log.lines[-1] == "2 blobs evicted, 20 bytes"
         metrics = self.cache.metrics
-        values = [value._value.get() for value in (metrics.evicted_blobs, metrics.evicted_bytes, metrics.max_bytes)]
+        values = [
+            value._value.get()
+            for value in (
+                metrics.removed_blobs.labels("evicted"),
+                metrics.removed_bytes.labels("evicted"),
+                metrics.max_bytes,
+            )
+        ]
         assert values == [2, 20, 99]
 
     def test_with_each_blob_that_is_stored(self) -> None:
-        self.cache.evictor.resize(50)
+        self.cache.evictor.resize(50, {})
         digests = self.store(*[10] * 12)
         assert self.here(digests) == [False] * 8 + [True] * 4
 
     def test_many_batches(self) -> None:
         digests = self.store(*[9] * 450)
-        self.cache.evictor.resize(900)
+        self.cache.evictor.resize(900, {})
         assert self.here(digests) == [False] * 360 + [True] * 90
 
     def test_more_in_use_than_a_batch(self) -> None:
         digests = self.store(*[9] * 300)
         for digest in digests[:250]:
             self.cache.uses.hold(digest)
-        self.cache.evictor.resize(900)
+        self.cache.evictor.resize(900, {})
         assert self.here(digests) == [True] * 250 + [False] * 50
         for digest in digests[:250]:
             self.cache.uses.release(digest)
@@ -261,7 +268,7 @@ class Evicting(CacheTestCase):
     def test_a_use_that_waits_to_be_written_counts(self) -> None:
         digests = self.store(10, 10)
         Outcome(self.cache.blobs.open(HOME, digests[0])).value.close()
-        self.cache.evictor.resize(15)
+        self.cache.evictor.resize(15, {})
         assert self.here(digests) == [True, False]
 
     def test_what_is_opened_while_its_entry_goes_stays(self) -> None:
@@ -274,14 +281,14 @@ class Evicting(CacheTestCase):
         Outcome(self.index.flush()).value  # noqa: B018
         opened: list[Any] = []
         self.index.meddle = lambda: opened.append(Outcome(cache.blobs.open(HOME, digests[0])).value)  # type: ignore[attr-defined]
-        cache.evictor.resize(15)
+        cache.evictor.resize(15, {})
         assert self.here(digests) == [True, False]
         opened[0].close()
 
     def test_an_index_that_is_down_evicts_nothing(self) -> None:
         digests = self.store(10, 10)
         self.index.available = False
-        self.cache.evictor.resize(15)
+        self.cache.evictor.resize(15, {})
         for _ in range(3):
             self.cache.evictor.check()
         assert all(self.place.store.contains(digest) for digest in digests)
@@ -296,7 +303,7 @@ class Evicting(CacheTestCase):
     def test_what_the_index_has_missed_counts(self) -> None:
         self.index.available = False
         digests = self.store(10, 10)
-        self.cache.evictor.resize(15)
+        self.cache.evictor.resize(15, {})
         self.index.available = True
         self.cache.evictor.check()
         assert sum(self.here(digests)) == 1
@@ -307,16 +314,16 @@ class Evicting(CacheTestCase):
         blob = self.place.blob(digests[0])
         blob.unlink()
         (blob / "x").mkdir(parents=True)
-        self.cache.evictor.resize(25)
+        self.cache.evictor.resize(25, {})
         assert self.errors("storage") == 1
         assert self.place.store.contains(digests[1]) is None
         assert Outcome(self.index.totals()).value == (1, 10)
 
     def test_one_at_a_time_and_none_after_the_stop(self) -> None:
         digests = self.store(10, 10)
-        self.index.held = True
+        self.index.blocked = True
         for _ in range(5):
-            self.cache.evictor.resize(15)
+            self.cache.evictor.resize(15, {})
         self.cache.evictor.stop()
         self.index.release()
         self.cache.evictor.check()
@@ -326,7 +333,7 @@ class Evicting(CacheTestCase):
         assert Outcome(self.cache.background.drain()).value is None
 
     def test_a_fill_is_in_use_until_its_last_reader_has_left(self) -> None:
-        self.cache.evictor.resize(15)
+        self.cache.evictor.resize(15, {})
         digest = self.upstream.put_blob(NAME, some_bytes(100, 9))
         reading = Outcome(self.cache.blobs.open(HOME, digest))
         assert digest in self.cache.uses
@@ -347,9 +354,9 @@ class Evicting(CacheTestCase):
             assert Outcome(self.cache.manifests.get(HOME, digest)).value.body == body
             assert [question.partition(" ")[0].lower()[:3] for question in self.asked()] == expected
             if not expected:
-                self.cache.evictor.resize(1)
+                self.cache.evictor.resize(1, {})
                 assert self.here([digest]) == [False]
-                self.cache.evictor.resize(1000)
+                self.cache.evictor.resize(1000, {})
 
     def test_the_sweep_leaves_to_others_what_they_store(self) -> None:
         (digest,) = self.store(10)
@@ -397,7 +404,7 @@ class Evicting(CacheTestCase):
         assert self.here([digest]) == [True]
 
     def test_what_is_adopted_counts(self) -> None:
-        self.cache.evictor.resize(15)
+        self.cache.evictor.resize(15, {})
         digest = Digest.of(some_bytes(20))
         assert Outcome(self.place.store.write(digest, some_bytes(20))).value is None
         self.cache.reconciler.sweep()
@@ -405,7 +412,7 @@ class Evicting(CacheTestCase):
 
     def test_a_wrong_size_is_set_right(self) -> None:
         (digest,) = self.store(10)
-        Outcome(self.index.put_blob(digest, 99)).value  # noqa: B018
+        Outcome(self.index.put_blob(digest, 99, [HOME])).value  # noqa: B018
         self.cache.reconciler.sweep()
         assert Outcome(self.index.totals()).value == (1, 10)
 

@@ -16,12 +16,23 @@ from zope.interface.verify import verifyObject
 
 from depproxy.index import codec
 from depproxy.index import redis as redis_module
-from depproxy.index.interface import Entry, Home, ICacheIndex, IncompatibleSchema, IndexUnavailable, Link, TagRecord
+from depproxy.index.interface import (
+    MAX_PINS,
+    Entry,
+    Home,
+    ICacheIndex,
+    IGroupIndex,
+    IncompatibleSchema,
+    IndexUnavailable,
+    Link,
+    Share,
+    TagRecord,
+)
 from depproxy.index.lastuse import LastUse
 from depproxy.oci.digest import Digest
 from depproxy.oci.reference import Name, Tag
 from tests.fakes import MemoryIndex
-from tests.index_tools import DIGESTS, HOME, OTHER, REACTOR, RECORD, A, B, Now, RedisTestCase, until
+from tests.index_tools import BESIDE, DIGESTS, HOME, OTHER, REACTOR, RECORD, A, B, Now, RedisTestCase, until
 
 # Whatever JSON can hold in a string, lone surrogates too.
 media_types = st.text(st.characters(), max_size=40)
@@ -37,7 +48,7 @@ class IndexSuite:
     index: Any
     now: Now
 
-    async def used(self) -> dict[str, int]:
+    async def used(self) -> dict[Digest, int]:
         """The last use of each known blob, as it is written."""
         raise NotImplementedError
 
@@ -98,11 +109,11 @@ class IndexSuite:
 
     async def test_totals(self) -> None:
         assert await self.index.totals() == (0, 0)
-        await self.index.put_blob(A, 100)
-        await self.index.put_blob(A, 100)
-        await self.index.put_blob(B, 2**50 + 1)
+        await self.index.put_blob(A, 100, [HOME])
+        await self.index.put_blob(A, 100, [HOME])
+        await self.index.put_blob(B, 2**50 + 1, [HOME])
         assert await self.index.totals() == (2, 2**50 + 101)
-        await self.index.put_blob(A, 7)
+        await self.index.put_blob(A, 7, [HOME])
         assert await self.index.totals() == (2, 2**50 + 8)
         await self.index.forget_blob(B)
         await self.index.forget_blob(B)
@@ -111,46 +122,46 @@ class IndexSuite:
         assert await self.index.totals() == (0, 0)
 
     async def test_a_blob_counts_once_however_many_say_so_at_once(self) -> None:
-        await gatherResults([Deferred.fromCoroutine(self.index.put_blob(A, 100)) for _ in range(50)])
+        await gatherResults([Deferred.fromCoroutine(self.index.put_blob(A, 100, [HOME])) for _ in range(50)])
         assert await self.index.totals() == (1, 100)
 
     async def test_forgetting_a_blob_leaves_its_links(self) -> None:
         await self.index.put_links(HOME, {A: Link("x", 1)})
-        await self.index.put_blob(A, 1)
+        await self.index.put_blob(A, 1, [HOME])
         await self.index.forget_blob(A)
         assert await self.index.get_link(HOME, A) == Link("x", 1)
 
     async def test_last_use_is_written_behind(self) -> None:
-        await self.index.put_blob(A, 1)
-        await self.index.put_blob(B, 1)
+        await self.index.put_blob(A, 1, [HOME])
+        await self.index.put_blob(B, 1, [HOME])
         begin = int(self.now())
         self.now.time += 10
-        self.index.touch(A)
+        self.index.touch(HOME, A)
         assert await self.used() == {A: begin, B: begin}
         await self.index.flush()
         assert await self.used() == {A: begin + 10, B: begin}
 
     async def test_last_use_never_goes_back(self) -> None:
-        self.index.touch(A)
+        self.index.touch(HOME, A)
         begin = int(self.now())
         self.now.time += 10
-        await self.index.put_blob(A, 1)
+        await self.index.put_blob(A, 1, [HOME])
         await self.index.flush()
         assert await self.used() == {A: begin + 10}
 
     async def test_touching_does_not_bring_back_a_forgotten_blob(self) -> None:
-        await self.index.put_blob(A, 1)
-        self.index.touch(A)
-        self.index.touch(B)
+        await self.index.put_blob(A, 1, [HOME])
+        self.index.touch(HOME, A)
+        self.index.touch(HOME, B)
         await self.index.forget_blob(A)
         await self.index.flush()
         assert await self.used() == {}
         assert await self.index.totals() == (0, 0)
 
     async def test_what_waits_to_be_written(self) -> None:
-        await self.index.put_blob(A, 1)
+        await self.index.put_blob(A, 1, [HOME])
         assert not self.index.touched(A)
-        self.index.touch(A)
+        self.index.touch(HOME, A)
         assert (self.index.touched(A), self.index.touched(B)) == (True, False)
         await self.index.flush()
         assert not self.index.touched(A)
@@ -159,9 +170,9 @@ class IndexSuite:
         assert await self.index.coldest(10) == []
         begin = int(self.now())
         for number, digest in enumerate(DIGESTS):
-            await self.index.put_blob(digest, 2**40 + number)
+            await self.index.put_blob(digest, 2**40 + number, [HOME])
             self.now.time += 10
-        self.index.touch(A)
+        self.index.touch(HOME, A)
         expected = [Entry(digest, 2**40 + number, begin + 10 * number) for number, digest in enumerate(DIGESTS)]
         # As of the last flush.
         assert await self.index.coldest(2) == expected[:2]
@@ -171,10 +182,10 @@ class IndexSuite:
         assert [type(value) for value in (found[0].digest, found[0].size, found[0].used)] == [Digest, int, int]
 
     async def test_forgetting_what_is_still_unused(self) -> None:
-        await self.index.put_blob(A, 5)
+        await self.index.put_blob(A, 5, [HOME])
         (entry,) = await self.index.coldest(1)
         self.now.time += 1
-        self.index.touch(A)
+        self.index.touch(HOME, A)
         await self.index.flush()
         assert not await self.index.forget_unused(entry)
         assert await self.index.totals() == (1, 5)
@@ -185,13 +196,13 @@ class IndexSuite:
         assert await self.index.totals() == (0, 0)
 
     async def test_what_is_known(self) -> None:
-        await self.index.put_blob(A, 5)
-        await self.index.put_blob(B, 0)
+        await self.index.put_blob(A, 5, [HOME])
+        await self.index.put_blob(B, 0, [HOME])
         assert await self.index.known([]) == {}
         assert await self.index.known(DIGESTS[::-1]) == {A: 5, B: 0}
 
     async def test_adopting(self) -> None:
-        await self.index.put_blob(A, 5)
+        await self.index.put_blob(A, 5, [HOME])
         begin = int(self.now())
         await self.index.adopt([])
         await self.index.adopt([Entry(A, 7, 3), Entry(B, 2**50, 1)])
@@ -214,6 +225,140 @@ class IndexSuite:
         assert found == many
         assert steps > 3
 
+    async def test_provides_the_groups(self) -> None:
+        verifyObject(IGroupIndex, self.index)
+
+    async def test_a_group_holds_what_is_read_from_its_homes(self) -> None:
+        assert await self.index.groups() == {}
+        begin = int(self.now())
+        await self.index.put_blob(A, 100, [HOME, OTHER])
+        await self.index.put_blob(B, 2**50, [BESIDE])
+        assert await self.index.groups() == {"acme/tools": Share(1, 100), "acme": Share(2, 2**50 + 100)}
+        self.now.time += 10
+        self.index.touch(HOME, B)
+        self.index.touch(BESIDE, A)
+        await self.index.flush()
+        assert await self.index.groups() == {"acme/tools": Share(2, 2**50 + 100), "acme": Share(2, 2**50 + 100)}
+        assert await self.index.coldest_of("acme/tools", 5) == [Entry(A, 100, begin), Entry(B, 2**50, begin + 10)]
+        assert await self.index.coldest_of("acme", 5) == [Entry(B, 2**50, begin), Entry(A, 100, begin + 10)]
+        assert await self.index.coldest_of("acme", 5, 1) == [Entry(A, 100, begin + 10)]
+        assert await self.index.held("acme", [A, B, DIGESTS[2]]) == {A: begin + 10, B: begin}
+        assert sorted(await self.index.holders(A)) == ["acme", "acme/tools"]
+        assert await self.index.holders(DIGESTS[2]) == []
+
+    async def test_sums_of_groups_follow_a_size(self) -> None:
+        await self.index.put_blob(A, 100, [HOME])
+        await self.index.adopt([Entry(A, 7, 1)])
+        assert await self.index.groups() == {"acme/tools": Share(1, 7)}
+        await self.index.put_blob(A, 2**50, [])
+        assert await self.index.groups() == {"acme/tools": Share(1, 2**50)}
+
+    async def test_what_leaves_the_store_is_held_by_nobody(self) -> None:
+        await self.index.put_blob(A, 100, [HOME, OTHER])
+        await self.index.forget_blob(A)
+        assert await self.index.groups() == {"acme/tools": Share(0, 0), "acme": Share(0, 0)}
+        assert await self.index.holders(A) == []
+
+    async def test_letting_go(self) -> None:
+        for digest in (A, B):
+            await self.index.put_blob(digest, 5, [HOME])
+        self.index.touch(OTHER, B)
+        await self.index.flush()
+        entries = await self.index.coldest_of(HOME.group, 5)
+        assert await self.index.let_go(HOME.group, []) == []
+        assert await self.index.let_go(HOME.group, entries) == [A]
+        assert await self.index.let_go(HOME.group, entries) == []
+        assert await self.index.groups() == {"acme/tools": Share(0, 0), "acme": Share(1, 5)}
+        assert (await self.index.holders(A), await self.index.holders(B)) == ([], ["acme"])
+        assert await self.index.known([A, B]) == {A: 5, B: 5}
+        assert [await self.index.forget_unheld(digest) for digest in (A, A, B)] == [True, False, False]
+        assert await self.index.totals() == (1, 5)
+
+    async def test_a_blob_without_bytes(self) -> None:
+        await self.index.put_blob(A, 0, [HOME])
+        await self.index.put_blob(A, 5, [HOME])
+        await self.index.put_blob(A, 0, [HOME])
+        assert await self.index.groups() == {"acme/tools": Share(1, 0)}
+        assert await self.index.let_go(HOME.group, await self.index.coldest_of(HOME.group, 5)) == [A]
+        assert await self.index.forget_unheld(A)
+
+    async def test_what_was_read_since_is_not_let_go(self) -> None:
+        await self.index.put_blob(A, 5, [HOME])
+        (entry,) = await self.index.coldest_of(HOME.group, 5)
+        self.now.time += 1
+        self.index.touch(HOME, A)
+        await self.index.flush()
+        assert await self.index.let_go(HOME.group, [entry]) == []
+        assert await self.index.groups() == {"acme/tools": Share(1, 5)}
+
+    async def test_homes(self) -> None:
+        assert await self.index.homes("acme", "0") == ("0", {})
+        begin = int(self.now())
+        await self.index.put_tag(OTHER, Tag("a"), RECORD)
+        self.now.time += 10
+        await self.index.put_links(OTHER, {A: Link("x", 1)})
+        await self.index.put_links(BESIDE, {A: Link("x", 1)})
+        assert await self.index.homes("acme", "0") == ("0", {OTHER: begin, BESIDE: begin + 10})
+        await self.index.put_blob(A, 1, [OTHER])
+        assert await self.index.homes("acme", "0") == ("0", {OTHER: begin + 10, BESIDE: begin + 10})
+        assert await self.index.groups() == {"acme": Share(1, 1)}
+        await self.index.forget_home(BESIDE)
+        await self.index.forget_home(OTHER)
+        assert await self.index.homes("acme", "0") == ("0", {})
+        assert (await self.index.get_tag(OTHER, Tag("a")), await self.index.get_link(OTHER, A)) == (None, None)
+        assert await self.index.groups() == {"acme": Share(1, 1)}
+        await self.index.forget_blob(A)
+        assert await self.index.groups() == {}
+
+    async def test_going_through_a_home(self) -> None:
+        records = {Tag(f"t{number}"): TagRecord(A, "x", number, 0.5) for number in range(20)}
+        for tag, record in records.items():
+            await self.index.put_tag(HOME, tag, record)
+        await self.index.put_tag(OTHER, Tag("elsewhere"), RECORD)
+        many = {Digest.of(b"%d" % number): Link("layer", number) for number in range(1500)}
+        await self.index.put_links(HOME, many)
+        assert await self.everything(self.index.tags, HOME) == records
+        found = await self.everything(self.index.links, HOME)
+        assert found == many
+        assert {link.since for link in found.values()} == {int(self.now()) // 86400 * 86400}
+
+    async def everything(self, pages: Any, home: Home) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        cursor = "0"
+        while True:
+            cursor, page = await pages(home, cursor)
+            found.update(page)
+            if cursor == "0":
+                return found
+
+    async def test_unlinking(self) -> None:
+        await self.index.put_links(HOME, {digest: Link("x", 1) for digest in DIGESTS})
+        await self.index.unlink(HOME, [])
+        await self.index.unlink(HOME, DIGESTS[2:])
+        assert await self.index.linked(HOME, []) == {}
+        assert await self.index.linked(HOME, DIGESTS[::-1]) == {A: Link("x", 1), B: Link("x", 1)}
+        assert await self.index.linked(OTHER, DIGESTS) == {}
+
+    async def test_pins(self) -> None:
+        assert await self.index.pins() == []
+        odd = Home("a|b c/%", "ghcr.io:443", Name("acme/tool"))
+        for home, reference in (HOME, Tag("3.10")), (HOME, A), (odd, Tag("x")), (HOME, A):
+            assert await self.index.pin(home, reference)
+        pins = await self.index.pins()
+        assert len(pins) == 3
+        assert set(pins) == {(HOME, Tag("3.10")), (HOME, A), (odd, Tag("x"))}
+        assert {type(reference) for home, reference in pins if home == HOME} == {Tag, Digest}
+        assert await self.index.unpin(HOME, A)
+        assert not await self.index.unpin(HOME, A)
+        assert set(await self.index.pins()) == {(HOME, Tag("3.10")), (odd, Tag("x"))}
+
+    async def test_there_are_so_many_pins_and_no_more(self) -> None:
+        for number in range(MAX_PINS):
+            assert await self.index.pin(HOME, Tag(f"t{number}"))
+        assert not await self.index.pin(HOME, Tag("more"))
+        assert await self.index.pin(HOME, Tag("t7"))
+        assert len(await self.index.pins()) == MAX_PINS
+
 
 class MemoryIndexTests(IndexSuite, TestCase):
     """The fake keeps what the suite asks."""
@@ -222,7 +367,7 @@ class MemoryIndexTests(IndexSuite, TestCase):
         self.now = Now()
         self.index = MemoryIndex(self.now)
 
-    async def used(self) -> dict[str, int]:
+    async def used(self) -> dict[Digest, int]:
         return dict(self.index.used)
 
     async def test_can_be_made_unavailable(self) -> None:
@@ -237,7 +382,7 @@ class RedisIndexTests(IndexSuite, RedisTestCase):
     async def prepare(self) -> None:
         self.index = await self.started()
 
-    async def used(self) -> dict[str, int]:
+    async def used(self) -> dict[Digest, int]:
         return await self.raw.used()
 
 
@@ -249,7 +394,8 @@ class Step:
     args: tuple[object, ...]
 
 
-homes = st.sampled_from([HOME, OTHER])
+homes = st.sampled_from([HOME, OTHER, BESIDE])
+groups = st.sampled_from([HOME.group, OTHER.group, "nobody"])
 tags = st.sampled_from([Tag("latest"), Tag("0123"), Tag("123")])
 digests = st.sampled_from(DIGESTS)
 
@@ -266,12 +412,23 @@ steps = st.lists(
         step("forget_tag", homes, tags),
         step("get_link", homes, digests),
         step("put_links", homes, st.dictionaries(digests, links)),
-        step("put_blob", digests, st.integers(0, 2**50)),
+        step("put_blob", digests, st.integers(0, 2**50), st.lists(homes, max_size=3)),
         step("forget_blob", digests),
-        step("touch", digests),
+        step("touch", homes, digests),
         step("flush"),
         step("totals"),
-        step("coldest", st.integers(1, 4)),
+        step("coldest", st.integers(1, 4), st.integers(0, 2)),
+        step("groups"),
+        step("coldest_of", groups, st.integers(1, 4), st.integers(0, 2)),
+        step("held", groups, st.lists(digests, unique=True)),
+        step("let_go", groups, st.lists(entries, max_size=3)),
+        step("let_go_all", groups),
+        step("forget_unheld", digests),
+        step("homes", groups, st.just("0")),
+        step("tags", homes, st.just("0")),
+        step("linked", homes, st.lists(digests, unique=True)),
+        step("unlink", homes, st.lists(digests, max_size=3)),
+        step("forget_home", homes),
         step("forget_unused", entries),
         step("known", st.lists(digests, unique=True)),
         step("adopt", st.lists(entries, max_size=3)),
@@ -297,10 +454,19 @@ class SameAnswersTests(RedisTestCase):
                 elif one.name == "touch":
                     real.touch(*one.args)  # type: ignore[arg-type]
                     fake.touch(*one.args)  # type: ignore[arg-type]
+                elif one.name == "let_go_all":
+                    group: Any = one.args[0]
+                    found = await real.coldest_of(group, 10)
+                    assert await real.let_go(group, found) == await fake.let_go(group, found)
                 else:
                     answer = await getattr(real, one.name)(*one.args)
                     assert answer == await getattr(fake, one.name)(*one.args), one
             assert await real.totals() == await fake.totals()
+            assert await real.groups() == await fake.groups()
+            for group in await real.groups():
+                held = await real.coldest_of(group, 100)
+                assert held == await fake.coldest_of(group, 100)
+                assert sum(entry.size for entry in held) == (await real.groups())[group].size
             assert await self.raw.used() == dict(fake.used)
 
         from_reactor: Any = blockingCallFromThread
@@ -319,36 +485,49 @@ class LayoutTests(RedisTestCase):
         index = await self.started()
         await index.put_tag(HOME, Tag("3.10"), RECORD)
         await index.put_links(HOME, {A: Link("layer", 5)})
-        await index.put_blob(A, 5)
+        await index.put_blob(A, 5, [HOME, OTHER])
         keys = await self.raw("KEYS", "*")
         assert isinstance(keys, list)
         home = b"acme/tools|docker.io|library/alpine"
         assert {key for key in keys if isinstance(key, bytes)} == {
             b"depproxy:schema",
-            b"depproxy:1:tags:" + home,
-            b"depproxy:1:links:" + home,
-            b"depproxy:1:sizes",
-            b"depproxy:1:used",
-            b"depproxy:1:bytes",
+            b"depproxy:2:tags:" + home,
+            b"depproxy:2:links:" + home,
+            b"depproxy:2:homes:acme/tools",
+            b"depproxy:2:homes:acme",
+            b"depproxy:2:held:acme/tools",
+            b"depproxy:2:held:acme",
+            b"depproxy:2:groups",
+            b"depproxy:2:blobs",
+            b"depproxy:2:used",
+            b"depproxy:2:bytes",
         }
-        assert await self.raw("HGET", b"depproxy:1:links:" + home, A) == b"5 layer"
-        assert await self.raw("GET", "depproxy:schema") == b"1"
+        digest = bytes.fromhex(A.encoded)
+        # 1,700,000,000 s are 19,675 days.
+        assert await self.raw("HGET", b"depproxy:2:links:" + home, digest) == b"5 19675 layer"
+        assert await self.raw("HGET", "depproxy:2:blobs", digest) == b"5 acme/tools acme"
+        assert await self.raw("ZRANGE", "depproxy:2:held:acme", 0, -1, "WITHSCORES") == [digest, b"1700000000"]
+        place = b"docker.io|library/alpine"
+        assert await self.raw("ZRANGE", "depproxy:2:homes:acme", 0, -1, "WITHSCORES") == [place, b"1700000000"]
+        assert await self.raw("HGETALL", "depproxy:2:groups") == [b"acme/tools", b"5", b"acme", b"5"]
+        assert await self.raw("GET", "depproxy:schema") == b"2"
 
     async def test_many_links_go_in_bounded_commands(self) -> None:
         index = await self.started()
+        await index.put_links(HOME, {A: Link("x", 1)})
         await self.raw("CONFIG", "RESETSTAT")
         await index.put_links(HOME, {Digest.of(b"%d" % number): Link("x", 1) for number in range(10_000)})
-        assert await self.calls("hset") == 20
+        assert await self.calls("evalsha") == 20
 
     async def test_many_last_uses_go_in_bounded_commands(self) -> None:
         index = await self.started()
         await index.flush()
         assert await self.calls("evalsha") == 0
-        index.touch(A)
+        index.touch(HOME, A)
         await index.flush()
         await self.raw("CONFIG", "RESETSTAT")
         for number in range(1200):
-            index.touch(Digest.of(b"%d" % number))
+            index.touch(HOME, Digest.of(b"%d" % number))
         await index.flush()
         assert await self.calls("evalsha") == 3
         await index.flush()
@@ -364,7 +543,7 @@ class LayoutTests(RedisTestCase):
         index = await self.started()
         for value in (b"", b"rubbish", b"sha256:12 1 1 x", b"\xff\xff 1 1 x", b"1"):
             await self.raw("HSET", codec.tags_key(HOME), "a", value)
-            await self.raw("HSET", codec.links_key(HOME), A, value)
+            await self.raw("HSET", codec.links_key(HOME), bytes.fromhex(A.encoded), value)
             assert await index.get_tag(HOME, Tag("a")) is None
             assert await index.get_link(HOME, A) is None
 
@@ -373,36 +552,40 @@ class LayoutTests(RedisTestCase):
         await self.raw("SET", codec.links_key(HOME), "x")
         with pytest.raises(IndexUnavailable, match="HGET was refused: WRONGTYPE"):
             await index.get_link(HOME, A)
-        with pytest.raises(IndexUnavailable, match="HSET was refused: WRONGTYPE"):
-            await index.put_links(HOME, {A: Link("x", 1)})
-        await self.raw("SET", codec.SIZES, "x")
         with pytest.raises(IndexUnavailable, match=r"refused: .*WRONGTYPE"):
-            await index.put_blob(A, 1)
+            await index.put_links(HOME, {A: Link("x", 1)})
+        await self.raw("SET", codec.BLOBS, "x")
+        with pytest.raises(IndexUnavailable, match=r"refused: .*WRONGTYPE"):
+            await index.put_blob(A, 1, [HOME])
 
     async def test_scripts_are_sent_again_when_redis_forgot_them(self) -> None:
         index = await self.started()
-        await index.put_blob(A, 1)
+        await index.put_blob(A, 1, [HOME])
         await self.raw("SCRIPT", "FLUSH")
-        await index.put_blob(B, 1)
+        await index.put_blob(B, 1, [HOME])
         assert await index.totals() == (2, 2)
 
     async def test_what_only_half_of_the_keys_know(self) -> None:
         """As a Redis leaves it that throws keys away: what has no last use is adopted anew, what has no size can go."""
         index = await self.started()
-        await index.put_blob(A, 5)
+        await index.put_blob(A, 5, [HOME])
         await self.raw("DEL", codec.USED)
         assert await index.known([A]) == {}
         await index.adopt([Entry(A, 5, 9)])
         assert (await self.raw.used(), await index.totals()) == ({A: 9}, (1, 5))
-        await self.raw("DEL", codec.SIZES)
+        await self.raw("DEL", codec.BLOBS)
         assert await index.coldest(5) == [Entry(A, 0, 9)]
         assert await index.forget_unused(Entry(A, 0, 9))
         assert await self.raw.used() == {}
+        (held,) = await index.coldest_of(HOME.group, 5)
+        assert held == Entry(A, 0, int(self.now()))
+        assert await index.let_go(HOME.group, [held]) == []
+        assert await index.coldest_of(HOME.group, 5) == []
 
     async def test_an_entry_that_cannot_be_read(self) -> None:
         index = await self.started()
         await self.raw("ZADD", codec.USED, 1, "rubbish")
-        with pytest.raises(IndexUnavailable, match="unexpected entry"):
+        with pytest.raises(IndexUnavailable, match="unexpected digest"):
             await index.coldest(5)
 
 
@@ -410,7 +593,7 @@ class SchemaTests(RedisTestCase):
     """Data that is not of this version is left alone."""
 
     async def test_newer(self) -> None:
-        await self.refuses("2")
+        await self.refuses("3")
 
     async def test_not_ours(self) -> None:
         await self.refuses("hello")
@@ -418,18 +601,18 @@ class SchemaTests(RedisTestCase):
     async def refuses(self, schema: str) -> None:
         await self.raw("SET", "depproxy:schema", schema)
         index = self.make()
-        with pytest.raises(IncompatibleSchema, match=f"at R has schema '{schema}', .* knows 1"):
+        with pytest.raises(IncompatibleSchema, match=f"at R has schema '{schema}', .* knows 2"):
             await index.start()
         with pytest.raises(IndexUnavailable):
-            await index.put_blob(A, 1)
+            await index.put_blob(A, 1, [HOME])
         assert await self.raw("KEYS", "*") == [b"depproxy:schema"]
 
     async def test_changed_under_a_running_one(self) -> None:
         index = await self.started()
-        await self.raw("SET", "depproxy:schema", "2")
+        await self.raw("SET", "depproxy:schema", "3")
         await self.raw("CLIENT", "KILL", "TYPE", "normal")
-        await until(lambda: self.log.count("has schema '2'"))
-        with pytest.raises(IndexUnavailable, match="has schema '2'"):
+        await until(lambda: self.log.count("has schema '3'"))
+        with pytest.raises(IndexUnavailable, match="has schema '3'"):
             await index.totals()
 
 
@@ -461,10 +644,12 @@ class ValuesTests(SynchronousTestCase):
 
     @given(links)
     def test_links_survive(self, link: Link) -> None:
-        assert codec.decode_link(codec.encode_link(link)) == link
+        assert codec.decode_link(codec.encode_link(link, 1.5e9)) == link
 
     @given(st.binary())
     def test_anything_can_be_decoded(self, value: bytes) -> None:
+        pin = codec.decode_pin(value)
+        assert pin is None or type(pin[0]) is Home
         assert type(codec.decode_tag(value)) in (TagRecord, type(None))
         assert type(codec.decode_link(value)) in (Link, type(None))
 
@@ -487,10 +672,10 @@ class ValuesTests(SynchronousTestCase):
     def test_last_uses_stay_within_their_bound(self, limit: int, sequence: list[tuple[str, Digest, int]]) -> None:
         uses = LastUse(limit)
         latest: dict[Digest, int] = {}
-        taken: dict[Digest, int] = {}
+        taken: dict[tuple[Home, Digest], int] = {}
         for when, (what, digest, count) in enumerate(sequence):
             if what == "touch":
-                uses.touch(digest, when)
+                uses.touch(HOME, digest, when)
                 latest[digest] = when
             elif what == "take":
                 taken = uses.take(count)
@@ -499,20 +684,20 @@ class ValuesTests(SynchronousTestCase):
                 uses.put_back(taken)
             assert len(uses) <= limit
         # What is told is always the latest use of each, though some may be missing.
-        for digest, when in uses.take(limit).items():
+        for (_, digest), when in uses.take(limit).items():
             assert when == latest[digest]
-        assert len(uses) == 0
+        assert (len(uses), A in uses, B in uses) == (0, False, False)
 
     def test_putting_back_changes_nothing_newer(self) -> None:
         uses = LastUse(2)
-        uses.touch(A, 1)
+        uses.touch(HOME, A, 1)
         taken = uses.take(1)
-        uses.touch(A, 2)
+        uses.touch(HOME, A, 2)
         uses.put_back(taken)
-        assert uses.take(5) == {A: 2}
+        assert uses.take(5) == {(HOME, A): 2}
 
     def test_the_one_told_first_is_dropped_first(self) -> None:
         uses = LastUse(2)
         for digest in (A, B, A, DIGESTS[2]):
-            uses.touch(digest, 1)
-        assert list(uses.take(5)) == [A, DIGESTS[2]]
+            uses.touch(HOME, digest, 1)
+        assert list(uses.take(5)) == [(HOME, A), (HOME, DIGESTS[2])]

@@ -26,7 +26,7 @@ from depproxy.index.factory import make_index
 from depproxy.index.interface import IncompatibleSchema, IndexUnavailable
 from depproxy.index.redis import RedisIndex
 from depproxy.index.rundir import find_redis_server
-from tests.index_tools import REACTOR, A, DirectoryTestCase, Raw, RedisTestCase, deferred
+from tests.index_tools import HOME, REACTOR, A, DirectoryTestCase, Raw, RedisTestCase, deferred
 
 
 class CredentialsTests(RedisTestCase):
@@ -52,7 +52,7 @@ class CredentialsTests(RedisTestCase):
     async def test_user(self) -> None:
         await self.raw("ACL", "SETUSER", "depproxy", "on", f">{self.PASSWORD}", "~depproxy:*", "+@all")
         index = await self.started(credentials=Credentials("depproxy", self.PASSWORD))
-        await index.put_blob(A, 1)
+        await index.put_blob(A, 1, [HOME])
         assert await index.totals() == (1, 1)
         await self.refused(Credentials("nobody", self.PASSWORD), "AUTH was refused (WRONGPASS)")
 
@@ -86,7 +86,7 @@ class DatabaseTests(DirectoryTestCase):
         indexes = [RedisIndex(REACTOR, self.now, server, "R", database=number) for number in (0, 3)]
         for index in indexes:
             await index.start()
-        await indexes[1].put_blob(A, 1)
+        await indexes[1].put_blob(A, 1, [HOME])
         assert [await index.totals() for index in indexes] == [(0, 0), (1, 1)]
         assert await Raw(server)("KEYS", "*") == [b"depproxy:schema"]
         for index in indexes:
@@ -138,7 +138,7 @@ class TransportTests(RedisTestCase):
         self.addCleanup(port.stopListening)
         index = self.from_url(f"redis://127.0.0.1:{port.getHost().port}/0")
         await index.start()
-        await index.put_blob(A, 3)
+        await index.put_blob(A, 3, [HOME])
         assert await index.totals() == (1, 3)
         await index.stop()
 
@@ -149,7 +149,7 @@ class TransportTests(RedisTestCase):
         address = parse_address(f"rediss://localhost:{port.getHost().port}")
         trusted = address.endpoint(REACTOR, 2.0, Certificate.loadPEM(certificate.dumpPEM()))
         index = await self.started(endpoint=trusted)
-        await index.put_blob(A, 3)
+        await index.put_blob(A, 3, [HOME])
         assert await index.totals() == (1, 3)
         untrusting = await self.started(endpoint=address.endpoint(REACTOR, 2.0))
         with pytest.raises(IndexUnavailable, match="certificate verify failed"):
@@ -216,7 +216,7 @@ class FactoryTests(DirectoryTestCase):
     async def test_embedded(self) -> None:
         index = self.make("embedded")
         await index.start()
-        await index.put_blob(A, 3)
+        await index.put_blob(A, 3, [HOME])
         await index.stop()
         assert not (self.data / "redis" / "redis.sock").exists()
         await index.start()
@@ -226,7 +226,7 @@ class FactoryTests(DirectoryTestCase):
     async def test_embedded_with_data_of_a_later_version(self) -> None:
         server = self.make_server()
         await server.start()
-        await Raw(server)("SET", "depproxy:schema", "2")
+        await Raw(server)("SET", "depproxy:schema", "3")
         await server.stop()
         with pytest.raises(IncompatibleSchema):
             await self.make("embedded").start()

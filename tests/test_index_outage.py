@@ -99,7 +99,7 @@ class OutageTests(RedisTestCase):
             self.index.forget_tag(HOME, Tag("a")),
             self.index.get_link(HOME, A),
             self.index.put_links(HOME, {A: Link("x", 1)}),
-            self.index.put_blob(A, 1),
+            self.index.put_blob(A, 1, [HOME]),
             self.index.forget_blob(A),
             self.index.totals(),
         ):
@@ -108,7 +108,7 @@ class OutageTests(RedisTestCase):
             assert words in str(error)
 
     async def test_killed_and_back(self) -> None:
-        await self.on(self.clock, self.index.put_blob(A, 5))
+        await self.on(self.clock, self.index.put_blob(A, 5, [HOME]))
         self.signal(signal.SIGKILL)
         await until(lambda: self.log.count("the connection was lost"))
         self.assert_down("R is unavailable: the connection was lost")
@@ -138,7 +138,7 @@ class OutageTests(RedisTestCase):
         assert await self.ask() == (0, 0)
 
     async def test_hanging(self) -> None:
-        await self.on(self.clock, self.index.put_blob(A, 5))
+        await self.on(self.clock, self.index.put_blob(A, 5, [HOME]))
         self.hang()
         asked, later = self.ask(), []
         self.clock.advance(1.5)
@@ -224,7 +224,7 @@ class OutageTests(RedisTestCase):
         assert await self.ask() == (0, 0)
 
     async def test_a_cancelled_command_takes_no_answer_from_another(self) -> None:
-        await self.on(self.clock, self.index.put_blob(A, 5))
+        await self.on(self.clock, self.index.put_blob(A, 5, [HOME]))
         self.hang()
         given_up = Deferred.fromCoroutine(self.index.get_tag(HOME, Tag("a")))
         asked = self.ask()
@@ -290,9 +290,9 @@ class OutageTests(RedisTestCase):
         assert len(self.index._uses) == 1
 
     async def touched(self) -> None:
-        await self.on(self.clock, self.index.put_blob(A, 1))
+        await self.on(self.clock, self.index.put_blob(A, 1, [HOME]))
         self.now.time += 60
-        self.index.touch(A)
+        self.index.touch(HOME, A)
 
     async def written(self) -> None:
         while await self.raw.used() != {A: int(self.now())}:

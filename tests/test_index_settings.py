@@ -91,7 +91,7 @@ class InRedis(Suite, RedisTestCase):
 
     async def test_how_it_is_written(self) -> None:
         await self.index.write_settings("acme/tools", {"enabled": b"0"})
-        assert await self.raw("HGETALL", "depproxy:1:settings") == [b"acme/tools enabled", b"0"]
+        assert await self.raw("HGETALL", "depproxy:2:settings") == [b"acme/tools enabled", b"0"]
 
     async def test_a_redis_that_lost_its_data(self) -> None:
         await self.index.write_settings("acme", {"enabled": b"0"})
@@ -104,7 +104,7 @@ class InRedis(Suite, RedisTestCase):
         assert again.groups == {"acme": {"enabled": b"1"}}
 
     async def test_what_is_no_field_of_ours(self) -> None:
-        await self.raw("HSET", "depproxy:1:settings", "nospace", "x", "acme enabled", "1", b"\xff key", "y")
+        await self.raw("HSET", "depproxy:2:settings", "nospace", "x", "acme enabled", "1", b"\xff key", "y")
         assert (await self.groups())["acme"] == {"enabled": b"1"}
 
     async def test_without_a_server(self) -> None:

@@ -6,7 +6,7 @@ from math import inf
 from depproxy.cache.deadline import ANSWER_TIMEOUT
 from depproxy.cache.interface import Outcome as Answer
 from depproxy.cache.interface import ServedManifest
-from depproxy.cache.manifests import CONFIRM_INTERVAL
+from depproxy.cache.tags import CONFIRM_INTERVAL
 from depproxy.config import CacheSettings, UpstreamSettings
 from depproxy.index.interface import Home, Link, TagRecord
 from depproxy.oci.digest import Digest
@@ -843,12 +843,12 @@ class NoIndex(ManifestsTestCase):
 
     def test_a_slow_one(self) -> None:
         """What it knows is waited for, what it is told is not."""
-        self.index.held = True
+        self.index.blocked = True
         asking = self.get()
         assert asking.waits
         self.index.release()
         assert asking.value.body == self.body
-        self.index.held = True
+        self.index.blocked = True
         self.clock.advance(CONFIRM_INTERVAL)
         self.asked()
         assert self.served(Answer.HIT) == [self.head_of()]

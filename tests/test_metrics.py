@@ -5,6 +5,7 @@ import re
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from depproxy.cache.removal import Why
 from depproxy.metrics import KINDS, OUTCOMES, Metrics
 
 # What dashboards and alerts may name; a name that goes breaks them.
@@ -23,8 +24,8 @@ NAMES = {
     "depproxy_cache_blobs",
     "depproxy_cache_bytes",
     "depproxy_cache_max_bytes",
-    "depproxy_evicted_blobs",
-    "depproxy_evicted_bytes",
+    "depproxy_removed_blobs",
+    "depproxy_removed_bytes",
 }
 
 
@@ -50,6 +51,8 @@ def test_requests_are_there_before_the_first_one() -> None:
         assert found["depproxy_served_bytes_total", (kind,)] == 0
         for outcome in OUTCOMES:
             assert found["depproxy_requests_total", (kind, outcome)] == 0
+    for why in Why:
+        assert found["depproxy_removed_blobs_total", (why,)] == found["depproxy_removed_bytes_total", (why,)] == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

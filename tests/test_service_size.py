@@ -32,9 +32,9 @@ class SizeTestCase(ServiceTestCase):
         return answer.headers["x-cache"]
 
     async def numbers(self) -> dict[str, float]:
-        """The numbers without labels, as Prometheus gets them."""
+        """The numbers, as Prometheus gets them."""
         lines = (await self.get("/metrics")).body.decode().splitlines()
-        return {line.split()[0]: float(line.split()[1]) for line in lines if "#" not in line and "{" not in line}
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if "#" not in line)}
 
     async def next_second(self) -> None:
         """Last uses are kept in whole seconds."""
@@ -63,7 +63,13 @@ class Evicting(SizeTestCase):
         assert len(gone) == 2
         assert not {digests[0], *digests[9:]} & set(gone)
         found = await self.numbers()
-        names = ("cache_blobs", "cache_bytes", "cache_max_bytes", "evicted_blobs_total", "evicted_bytes_total")
+        names = (
+            "cache_blobs",
+            "cache_bytes",
+            "cache_max_bytes",
+            'removed_blobs_total{why="evicted"}',
+            'removed_bytes_total{why="evicted"}',
+        )
         assert [found[f"depproxy_{name}"] for name in names] == [9, 9 * SIZE, 10 * SIZE, 2, 2 * SIZE]
         # It is a miss, never an error.
         assert await self.pull(gone[0]) == "miss"
@@ -100,6 +106,46 @@ class Evicting(SizeTestCase):
         await self.start()
         await until(lambda: self.has_logged("2 blobs evicted, 20971520 bytes"))
         assert sum(map(self.is_here, digests)) == 9
+
+
+class Expiring(SizeTestCase):
+    async def test_what_a_group_has_not_read_for_its_ttl(self) -> None:
+        registry = self.registry()
+        old, new = self.fill(registry, 2)
+        self.limit("unlimited", registry.url)
+        with self.file.open("a") as file:
+            file.write('[groups.local]\nttl = "90d"\n')
+        await self.start()
+        for digest in (old, new):
+            await self.pull(digest)
+        index = self.service.house.index
+        # Whoever moves the clock moves it for everything else, too.
+        await index._redis.call("ZINCRBY", "depproxy:2:held:local", -91 * 86400, bytes.fromhex(old.encoded))
+        await self.service.stopService()
+        self.logged.clear()
+        self.listening.clear()
+        await self.start()
+        line = f"group local has not read 1 blobs for its ttl: 1 of them, {SIZE} bytes, are removed"
+        await until(lambda: self.has_logged(line))
+        assert (self.is_here(old), self.is_here(new)) == (False, True)
+        assert (await self.numbers())['depproxy_removed_blobs_total{why="expired"}'] == 1
+
+
+class KeepingToQuotas(SizeTestCase):
+    async def test_a_part_of_the_cache(self) -> None:
+        registry = self.registry()
+        digests = self.fill(registry, 6)
+        self.limit("200 MiB", registry.url)
+        await self.start()
+        for digest in digests:
+            await self.pull(digest)
+            await self.next_second()
+        with self.file.open("a") as file:
+            file.write('[groups.local]\nquota = "25%"\n')
+        self.hang_up()
+        await until(lambda: self.has_logged("2 blobs of group local evicted, 20971520 bytes"))
+        assert [self.is_here(digest) for digest in digests] == [False, False, True, True, True, True]
+        assert not self.has_logged("a restart is needed")
 
 
 class Sweeping(SizeTestCase):

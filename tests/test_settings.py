@@ -304,7 +304,7 @@ class InForce(SynchronousTestCase):
         self.change("other", enabled=False)
         self.process().change("third", {ENABLED: False}).close()
         self.index._settings_version += 1
-        self.index.held = True
+        self.index.blocked = True
         reading = Outcome(self.settings.refresh())
         writing = Outcome(self.settings.change("acme", {ENABLED: False}))
         assert reading.waits
@@ -314,7 +314,7 @@ class InForce(SynchronousTestCase):
         assert not self.settings.enabled("acme")
 
     def test_who_leaves_while_he_waits(self) -> None:
-        self.index.held = True
+        self.index.blocked = True
         first, second = (Outcome(self.settings.change("acme", {ENABLED: False})) for _ in range(2))
         second.leave()
         first.leave()
@@ -426,7 +426,7 @@ class InRedis(RedisTestCase):
         self.clock.advance(REFRESH)
         await until(lambda: not two.enabled("acme/tools"))
         assert two.find("docker.io", "acme/tools") == ALICE
-        dump = repr(await self.raw("HGETALL", "depproxy:1:settings"))
+        dump = repr(await self.raw("HGETALL", "depproxy:2:settings"))
         assert "alice" in dump
         assert "secret" not in dump
 

@@ -8,6 +8,7 @@ from depproxy import __version__
 from depproxy.metrics import Metrics
 from depproxy.oci.digest import Digest
 from depproxy.web.status import Status
+from tests.cache_tools import HOME
 from tests.fakes import MemoryIndex
 from tests.test_metrics import samples
 from tests.web_support import Answer, Cache, Client, WebTestCase
@@ -48,8 +49,8 @@ class StatusTestCase(WebTestCase):
         assert json.loads(answer.body)["index"] == "unavailable"
 
     async def test_the_numbers(self) -> None:
-        await self.index.put_blob(Digest.of(b"a"), 1000)
-        await self.index.put_blob(Digest.of(b"b"), 234)
+        await self.index.put_blob(Digest.of(b"a"), 1000, [HOME])
+        await self.index.put_blob(Digest.of(b"b"), 234, [HOME])
         self.metrics.answered["blob", "hit"].inc()
         answer = await self.get("/metrics")
         assert answer.status == 200
@@ -62,7 +63,7 @@ class StatusTestCase(WebTestCase):
 
     async def test_the_numbers_without_the_index(self) -> None:
         """The last totals stay: a drop to nothing would be told to whoever is on call."""
-        await self.index.put_blob(Digest.of(b"a"), 1000)
+        await self.index.put_blob(Digest.of(b"a"), 1000, [HOME])
         await self.get("/metrics")
         self.index.available = False
         assert (await self.get("/metrics")).status == 200

@@ -44,6 +44,7 @@ from depproxy.cache.interface import BlobSource, Outcome
 from depproxy.cache.links import Links
 from depproxy.cache.manifests import Manifests
 from depproxy.cache.questions import Questions
+from depproxy.cache.tags import Tags
 from depproxy.cache.uses import Uses
 from depproxy.config import CacheSettings, GroupSettings, MirrorSettings, UpstreamSettings
 from depproxy.index.interface import Home
@@ -538,7 +539,8 @@ class Cache:
         self.upstreams = {name: FlowingUpstream(name) for name in UPSTREAMS}
         self.hub = self.upstreams["docker.io"]
         self.background = Background(metrics)
-        links, uses = Links(self.index, self.background, metrics), Uses()
+        tags, links = Tags(self.index, self.background, metrics), Links(self.index, self.background, metrics)
+        uses = Uses()
         settings = CacheSettings()
         entries = Entries(self.index, metrics)
         upstreams = MemoryUpstreams(*self.upstreams.values())
@@ -547,6 +549,7 @@ class Cache:
             self.store,
             self.index,
             entries,
+            tags,
             links,
             uses,
             questions,

@@ -61,6 +61,8 @@ class Blobs:
         self._fills: dict[Digest, Fill] = {}
         self._stopped = False
         self._tasks: dict[Fill, Deferred[None]] = {}
+        # For whom each is under way: their groups will hold the blob.
+        self._readers: dict[Fill, set[Home]] = {}
         # The upstream stands for the credential in use: another one has to prove it anew.
         self._proofs: Shared[tuple[IUpstream, Home, Digest], Link | None] = Shared()
         self._proofs_by_get: Shared[tuple[IUpstream, Home, Digest], Link] = Shared()
@@ -79,7 +81,7 @@ class Blobs:
                 link = await self._prove_by_get(home, digest, deadline)
             opened = self._store.open(digest)
             if opened is not None:
-                self._index.touch(digest)
+                self._index.touch(home, digest)
                 return StoredBlob(opened, self._held(digest))
             fill, outcome = self._fills.get(digest), Outcome.JOINED
             if fill is None or fill.failure is not None:
@@ -97,6 +99,7 @@ class Blobs:
                 # The fill's own GET was the proof.
                 link = Link("", -1 if fill.size is None else fill.size)
                 self._links.add(home, {digest: link})
+            self._readers.get(fill, set()).add(home)
             return FollowedBlob(fill, outcome, self._held(digest))
 
     async def stat(self, home: Home, digest: Digest) -> tuple[int | None, Outcome]:
@@ -182,6 +185,7 @@ class Blobs:
         upstream = self._upstream(home)
         fill = Fill(digest, upstream, home.repository, size, self._store, self._clock, self._random, self._metrics)
         self._fills[digest] = fill
+        self._readers[fill] = {home}
         self._uses.hold(digest)
         task = Deferred.fromCoroutine(self._run(fill, proven=link is not None))
         if not task.called:
@@ -197,9 +201,10 @@ class Blobs:
                 del self._fills[fill.digest]
             if stored:
                 assert fill.size is not None
-                await self._entries.stored(fill.digest, fill.size)
+                await self._entries.stored(fill.digest, fill.size, self._readers[fill])
         except CancelledError:
             self._log.info("the fill of {digest} is stopped", digest=fill.digest)
         finally:
             self._uses.release(fill.digest)
             self._tasks.pop(fill, None)
+            del self._readers[fill]

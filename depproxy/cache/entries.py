@@ -1,10 +1,10 @@
 """The index entries of what is stored."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from twisted.logger import Logger
 
-from depproxy.index.interface import ICacheIndex, IndexUnavailable
+from depproxy.index.interface import Home, ICacheIndex, IndexUnavailable
 from depproxy.metrics import Metrics
 from depproxy.oci.digest import Digest
 
@@ -20,7 +20,7 @@ class Entries:
     def __init__(self, index: ICacheIndex, metrics: Metrics) -> None:
         self._index = index
         self._metrics = metrics
-        self._missed: dict[Digest, int] = {}
+        self._missed: dict[Digest, tuple[int, frozenset[Home]]] = {}
         self._observer: Callable[[], None] | None = None
 
     def observe(self, observer: Callable[[], None]) -> None:
@@ -32,9 +32,11 @@ class Entries:
         if self._observer is not None:
             self._observer()
 
-    async def stored(self, digest: Digest, size: int) -> None:
-        """A blob of `size` bytes is in place now. Never fails: the file is the truth, an index that is down waits."""
-        self._missed[digest] = size
+    async def stored(self, digest: Digest, size: int, homes: Iterable[Home]) -> None:
+        """A blob of `size` bytes is in place now, for these homes. Never fails: the file is the truth, an index that is
+        down waits."""
+        _, waiting = self._missed.get(digest, (0, frozenset()))
+        self._missed[digest] = size, waiting | frozenset(homes)
         await self.catch_up()
         while len(self._missed) > REMEMBERED:
             del self._missed[next(iter(self._missed))]
@@ -48,11 +50,12 @@ class Entries:
     async def catch_up(self) -> None:
         """Note what is missing, as far as the index takes it."""
         while self._missed:
-            digest, size = next(reversed(self._missed.items()))
+            digest, noted = next(reversed(self._missed.items()))
             try:
-                await self._index.put_blob(digest, size)
+                await self._index.put_blob(digest, *noted)
             except IndexUnavailable as error:
                 self._log.warn("no index entry yet for {digest}: {error}", digest=digest, error=error)
                 self._metrics.errors.labels("index").inc()
                 return
-            self._missed.pop(digest, None)
+            if self._missed.get(digest) == noted:
+                del self._missed[digest]

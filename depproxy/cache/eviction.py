@@ -1,63 +1,116 @@
 """
-Eviction: above `max_size` the coldest blobs go, until the cache is down to nine tenths of it.
+Eviction: above `max_size` the coldest blobs go, until the cache is down to nine tenths of it; and above its quota a
+group lets go of what it has not read for the longest time, which goes unless another group holds it.
 
-What is in use stays. The index entry goes first, the file second: a crash between leaves a file without an entry,
-which the sweep (`reconcile`) finds, and never an entry without its bytes.
+What is in use stays, and what is pinned.
 """
 
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
+from attrs import frozen
 from twisted.logger import Logger
 
 from depproxy.cache.background import Background
 from depproxy.cache.entries import Entries
+from depproxy.cache.pins import Pins
+from depproxy.cache.removal import Remover, Why
 from depproxy.cache.uses import Uses
-from depproxy.index.interface import Entry, ICacheIndex, IndexUnavailable
+from depproxy.index.interface import Entry, ICacheIndex, IGroupIndex, IndexUnavailable, Share
 from depproxy.metrics import Metrics
 from depproxy.oci.digest import Digest
-from depproxy.storage.interface import IBlobStore
 
-# How much of the limit is left when an eviction ends: the next one is then not due with the next blob.
+# How much of a limit is left when an eviction ends: the next one is then not due with the next blob.
 LOW_MARK = 0.9
 # Entries that are read at a time, and then looked at one by one.
 BATCH = 100
+NOTHING = Share(0, 0)
+
+
+class _Pool(Protocol):
+    """What has a limit."""
+
+    async def size(self) -> int:
+        """Its bytes."""
+
+    async def coldest(self, count: int, skip: int) -> Sequence[Entry]:
+        """See `ICacheIndex.coldest`."""
+
+    async def remove(self, entries: Sequence[Entry]) -> Sequence[int]:
+        """Take these out, unless they were used since; the sizes of what is gone from the store."""
+
+
+class _Everything:
+    def __init__(self, index: ICacheIndex, remover: Remover) -> None:
+        self._index = index
+        self._remover = remover
+        self._stuck = remover.stuck
+
+    async def size(self) -> int:
+        _, total = await self._index.totals()
+        # Where a file could not be removed, the next one goes in its place.
+        return total + self._remover.stuck - self._stuck
+
+    async def coldest(self, count: int, skip: int) -> Sequence[Entry]:
+        return await self._index.coldest(count, skip)
+
+    async def remove(self, entries: Sequence[Entry]) -> Sequence[int]:
+        return [entry.size for entry in entries if await self._remover.evict(entry)]
+
+
+@frozen
+class _GroupsOwn:
+    group: str
+    groups: IGroupIndex
+    remover: Remover
+
+    async def size(self) -> int:
+        return (await self.groups.groups()).get(self.group, NOTHING).size
+
+    async def coldest(self, count: int, skip: int) -> Sequence[Entry]:
+        return await self.groups.coldest_of(self.group, count, skip)
+
+    async def remove(self, entries: Sequence[Entry]) -> Sequence[int]:
+        return await self.remover.let_go(self.group, entries, Why.EVICTED)
 
 
 class Evictor:
-    """Keeps the sum of sizes in the index below `max_size` bytes (infinity: any), and tells `forget` what goes."""
+    """Keeps the sum of sizes in the index below `max_size` bytes (infinity: any), and each group's below its quota."""
 
     _log = Logger()
 
     def __init__(
         self,
-        store: IBlobStore,
         index: ICacheIndex,
+        groups: IGroupIndex,
         entries: Entries,
         uses: Uses,
+        pins: Pins,
+        remover: Remover,
         background: Background,
-        forget: Callable[[Digest], None],
         max_size: float,
+        quotas: Mapping[str, float],
         metrics: Metrics,
-        now: Callable[[], float] = time.time,
     ) -> None:
-        self._store = store
         self._index = index
+        self._groups = groups
         self._entries = entries
         self._uses = uses
+        self._pins = pins
+        self._remover = remover
         self._background = background
-        self._forget = forget
         self._metrics = metrics
-        self._now = now
         self._running = self._wanted = self._stopped = self._failed = False
         self._max_size = max_size
+        self._quotas = quotas
         metrics.max_bytes.set(max_size)
         entries.observe(self.check)
 
-    def resize(self, max_size: float) -> None:
-        """Another limit, which counts from now on."""
+    def resize(self, max_size: float, quotas: Mapping[str, float]) -> None:
+        """Other limits, in bytes, which count from now on."""
         self._max_size = max_size
+        self._quotas = quotas
         self._metrics.max_bytes.set(max_size)
         self.check()
 
@@ -69,7 +122,7 @@ class Evictor:
             self._background.spawn(self._run(), "eviction")
 
     def stop(self) -> None:
-        """Begin nothing more; what is under way ends with the blob that it is at."""
+        """Begin nothing more; what is under way ends with its batch."""
         self._stopped = True
 
     async def _run(self) -> None:
@@ -88,62 +141,54 @@ class Evictor:
             self._running = False
 
     async def _evict(self) -> None:
-        if self._max_size == math.inf:
+        if self._max_size == math.inf and not self._quotas:
             return
-        _, total = await self._index.totals()
         if self._entries.behind:
-            # The index is there again.
+            # Once the index is there again, what it has missed counts too.
+            await self._index.totals()
             await self._entries.catch_up()
-            _, total = await self._index.totals()
-        if total <= self._max_size:
-            return
-        evicted: list[int] = []
-        seen: set[Digest] = set()
-        try:
-            while total > self._max_size * LOW_MARK and not self._stopped:
-                if not await self._uses.removing.run(self._evict_batch, total, evicted, seen):
-                    # All that is left is in use.
-                    break
-                _, total = await self._index.totals()
-        finally:
-            if evicted:
-                self._log.info("{count} blobs evicted, {size} bytes", count=len(evicted), size=sum(evicted))
+        # Groups first: then the others may not have to give anything.
+        for group, quota in self._quotas.items():
+            await self._shrink(_GroupsOwn(group, self._groups, self._remover), quota, f" of group {group}")
+        if self._max_size != math.inf:
+            await self._shrink(_Everything(self._index, self._remover), self._max_size, "")
 
-    async def _evict_batch(self, total: int, evicted: list[int], seen: set[Digest]) -> bool:
-        """Evict from the coldest until `total` is low enough. False where all of them were `seen` before."""
+    async def _shrink(self, pool: _Pool, limit: float, whose: str) -> None:
+        """Down to the low mark, if it is above its limit at all."""
+        if (size := await pool.size()) <= limit:
+            return
+        protected = await self._pins.protected()
+        gone: list[int] = []
+        passed: int | None = 0
+        try:
+            while size > limit * LOW_MARK and passed is not None and not self._stopped:
+                excess = size - limit * LOW_MARK
+                passed = await self._uses.removing.run(self._remove, pool, excess, passed, protected, gone)
+                size = await pool.size()
+        finally:
+            if gone:
+                self._log.info(
+                    "{count} blobs{whose} evicted, {size} bytes", count=len(gone), size=sum(gone), whose=whose
+                )
+
+    async def _remove(
+        self, pool: _Pool, excess: float, passed: int, protected: frozenset[Digest], gone: list[int]
+    ) -> int | None:
+        """
+        Remove about `excess` bytes of the coldest, but for the first `passed`, which stay. How many stay by now; None
+        where all of them do.
+        """
         # Uses that wait to be written are the latest ones.
         await self._index.flush()
-        batch = [entry for entry in await self._index.coldest(BATCH) if entry.digest not in seen]
-        for entry in batch:
-            if total <= self._max_size * LOW_MARK or self._stopped:
+        entries = await pool.coldest(BATCH, passed)
+        chosen: list[Entry] = []
+        for entry in entries:
+            if excess <= 0:
                 break
-            if entry.digest in self._uses:
-                seen.add(entry.digest)
-                # With the next flush it is not among the coldest any more.
-                self._index.touch(entry.digest)
-            elif self._index.touched(entry.digest) or not await self._index.forget_unused(entry):
-                # Used since they were read.
-                seen.add(entry.digest)
-            elif await self._remove(entry):
-                evicted.append(entry.size)
-                total -= entry.size
-        return bool(batch)
-
-    async def _remove(self, entry: Entry) -> bool:
-        digest = entry.digest
-        if digest in self._uses or self._index.touched(digest):
-            # Somebody has found the file while the index was told.
-            await self._index.adopt([Entry(digest, entry.size, int(self._now()))])
-            return False
-        self._forget(digest)
-        try:
-            # Who opens it before it is gone reads on; who comes later fetches it.
-            await self._store.remove(digest)
-        except OSError as error:
-            # The next sweep gives it back its entry.
-            self._log.error("{digest} is evicted, but its file stays: {error}", digest=digest, error=error)
-            self._metrics.errors.labels("storage").inc()
-            return False
-        self._metrics.evicted_blobs.inc()
-        self._metrics.evicted_bytes.inc(entry.size)
-        return True
+            if entry.digest in protected or self._remover.busy(entry.digest):
+                passed += 1
+            else:
+                chosen.append(entry)
+                excess -= entry.size
+        gone += await pool.remove(chosen)
+        return passed if entries else None

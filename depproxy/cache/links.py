@@ -1,6 +1,6 @@
 """Which digests a group's repository is known to hold: the index, with the recent answers kept in memory."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from cachetools import LRUCache
 from twisted.logger import Logger
@@ -24,6 +24,8 @@ class Links:
         self._background = background
         self._metrics = metrics
         self._recent: LRUCache[tuple[Home, Digest], Link] = LRUCache(REMEMBERED)
+        # How often something was forgotten: what was asked for before is not remembered after.
+        self._forgotten = 0
 
     def known(self, home: Home, digest: Digest) -> Link | None:
         """The link if it is remembered here; no I/O."""
@@ -34,13 +36,14 @@ class Links:
         link: Link | None = self._recent.get((home, digest))
         if link is not None:
             return link
+        forgotten = self._forgotten
         try:
             link = await self._index.get_link(home, digest)
         except IndexUnavailable as error:
             self._log.warn("cache index: {error}", error=error)
             self._metrics.errors.labels("index").inc()
             return None
-        if link is not None:
+        if link is not None and forgotten == self._forgotten:
             self._recent[home, digest] = link
         return link
 
@@ -49,3 +52,9 @@ class Links:
         for digest, link in links.items():
             self._recent[home, digest] = link
         self._background.spawn(self._index.put_links(home, links), f"links of {home}")
+
+    def forget_homes(self, concerned: Callable[[Home], bool]) -> None:
+        """The index has changed: forget here what is known of these homes."""
+        self._forgotten += 1
+        for key in [key for key in self._recent if concerned(key[0])]:
+            del self._recent[key]

@@ -8,6 +8,7 @@ copy is known, the copy is served and marked stale.
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 
 from attrs import evolve
 from cachetools import LRUCache, TTLCache
@@ -20,9 +21,10 @@ from depproxy.cache.entries import Entries
 from depproxy.cache.interface import Outcome, ServedManifest
 from depproxy.cache.links import Links
 from depproxy.cache.questions import Questions
+from depproxy.cache.tags import Tags
 from depproxy.cache.uses import Uses
 from depproxy.config import CacheSettings, UpstreamSettings
-from depproxy.index.interface import Home, ICacheIndex, IndexUnavailable, Link, TagRecord
+from depproxy.index.interface import Home, ICacheIndex, Link, TagRecord
 from depproxy.metrics import Metrics
 from depproxy.oci.digest import Digest
 from depproxy.oci.manifest import MAX_MANIFEST, InvalidManifest, children, is_manifest
@@ -35,8 +37,6 @@ from depproxy.upstream.interface import Manifest, ManifestHead
 BODIES_SIZE = 64 << 20
 LARGEST_BODY = BODIES_SIZE // 16
 REMEMBERED_TAGS = 20_000
-# How often (seconds) the confirmation of an unchanged tag is written to the index.
-CONFIRM_INTERVAL = 60.0
 # How often (seconds) the log tells of one tag that it is served stale.
 TELL_INTERVAL = 60.0
 
@@ -51,6 +51,7 @@ class Manifests:
         store: IBlobStore,
         index: ICacheIndex,
         entries: Entries,
+        tags: Tags,
         links: Links,
         uses: Uses,
         questions: Questions,
@@ -65,6 +66,7 @@ class Manifests:
         self._store = store
         self._index = index
         self._entries = entries
+        self._tags = tags
         self._links = links
         self._uses = uses
         self._questions = questions
@@ -74,8 +76,6 @@ class Manifests:
         self._metrics = metrics
         self._now = now
         self._bodies: LRUCache[Digest, bytes] = LRUCache(BODIES_SIZE, getsizeof=len)
-        self._tags: LRUCache[tuple[Home, Tag], TagRecord] = LRUCache(REMEMBERED_TAGS)
-        self._written: LRUCache[tuple[Home, Tag], float] = LRUCache(REMEMBERED_TAGS)
         # Tags that moved to a manifest whose body is not here yet; until it is, the old copy can still stand in.
         # Each with the record that it replaces.
         self._moved: LRUCache[tuple[Home, Digest], dict[Tag, tuple[TagRecord, TagRecord]]] = LRUCache(REMEMBERED_TAGS)
@@ -107,7 +107,7 @@ class Manifests:
         if link is not None and is_manifest(link.media_type):
             data = await self._body(digest)
             if data is not None:
-                self._index.touch(digest)
+                self._index.touch(home, digest)
                 return _served(Manifest(data, link.media_type, digest), body, Outcome.HIT)
         absence = self._questions.absent(home, digest)
         if absence is not None:
@@ -153,7 +153,7 @@ class Manifests:
     # By tag
 
     async def _by_tag(self, home: Home, tag: Tag, body: bool, deadline: Deadline) -> ServedManifest:
-        record = self._tags.get((home, tag)) or await self._recorded(home, tag)
+        record = await self._tags.find(home, tag)
         absence = self._questions.absent(home, tag)
         if absence is not None:
             return await self._gone(home, tag, record, body, absence)
@@ -193,15 +193,13 @@ class Manifests:
             size = -1 if head.size is None else head.size
             moved = TagRecord(digest, head.media_type or "", size, self._now())
             if await self._proved(home, digest, head.media_type) is not None or record is None:
-                self._record(home, tag, moved)
+                self._tags.put(home, tag, moved)
             else:
                 self._moved.setdefault((home, digest), {})[tag] = (record, moved)
             record = moved
         else:
             record = evolve(record, checked=self._now())
-            self._tags[home, tag] = record
-            if record.checked - self._written.get((home, tag), 0.0) >= CONFIRM_INTERVAL:
-                self._record(home, tag, record)
+            self._tags.confirm(home, tag, record)
         try:
             return await self._as_recorded(home, tag, record, body, deadline)
         except NotFound:
@@ -236,7 +234,7 @@ class Manifests:
         manifest = Manifest(data, media_type, record.digest)
         if not self._is_linked(home, record.digest):
             self._link_all(home, manifest)
-        self._index.touch(record.digest)
+        self._index.touch(home, record.digest)
         return manifest
 
     def _is_linked(self, home: Home, digest: Digest) -> bool:
@@ -252,8 +250,7 @@ class Manifests:
             stale = await self._stale(home, tag, record, body, error)
             if stale is not None:
                 return stale
-        self._tags.pop((home, tag), None)
-        self._background.spawn(self._index.forget_tag(home, tag), f"{home}:{tag}")
+        self._tags.forget(home, tag)
         raise error
 
     def _may_be_stale(self, record: TagRecord) -> bool:
@@ -281,49 +278,34 @@ class Manifests:
             )
         return _served(copy, body, Outcome.STALE)
 
-    async def _recorded(self, home: Home, tag: Tag) -> TagRecord | None:
-        try:
-            record: TagRecord | None = await self._index.get_tag(home, tag)
-        except IndexUnavailable as error:
-            self._log.warn("cache index: {error}", error=error)
-            self._metrics.errors.labels("index").inc()
-            return None
-        if record is not None:
-            self._tags[home, tag] = record
-        return record
-
-    def _record(self, home: Home, tag: Tag, record: TagRecord) -> None:
-        self._tags[home, tag] = record
-        self._written[home, tag] = record.checked
-        self._background.spawn(self._index.put_tag(home, tag, record), f"{home}:{tag}")
-
     # From upstream
 
     async def _fetch(self, home: Home, reference: Reference, deadline: Deadline) -> ServedManifest:
         """One GET for all who ask now."""
-        manifest, joined = await self._questions.fetch(home, reference, deadline, self._took)
+        manifest, joined = await self._questions.fetch(home, reference, deadline, partial(self._took, home))
         digest, size = manifest.digest, len(manifest.body)
         if not joined or not self._is_linked(home, digest):
             self._link_all(home, manifest)
+        self._index.touch(home, digest)
         if isinstance(reference, Tag):
-            self._record(home, reference, TagRecord(digest, manifest.media_type, size, self._now()))
+            self._tags.put(home, reference, TagRecord(digest, manifest.media_type, size, self._now()))
         for tag, (replaced, moved) in self._moved.pop((home, digest), {}).items():
             # Unless the tag has moved on since.
-            if self._tags.get((home, tag)) == replaced:
-                self._record(home, tag, moved)
+            if self._tags.known(home, tag) == replaced:
+                self._tags.put(home, tag, moved)
         outcome = Outcome.JOINED if joined else Outcome.MISS
         return ServedManifest(digest, manifest.media_type, size, manifest.body, outcome)
 
-    def _took(self, manifest: Manifest) -> None:
+    def _took(self, home: Home, manifest: Manifest) -> None:
         """Keep what was fetched. The client need not wait for the disk: the bytes are verified, and in memory."""
         self._remember(manifest.digest, manifest.body)
-        self._background.spawn(self._keep(manifest), str(manifest.digest))
+        self._background.spawn(self._keep(home, manifest), str(manifest.digest))
 
-    async def _keep(self, manifest: Manifest) -> None:
+    async def _keep(self, home: Home, manifest: Manifest) -> None:
         self._uses.hold(manifest.digest)
         try:
             await self._store.write(manifest.digest, manifest.body)
-            await self._entries.stored(manifest.digest, len(manifest.body))
+            await self._entries.stored(manifest.digest, len(manifest.body), [home])
         finally:
             self._uses.release(manifest.digest)
 

@@ -23,7 +23,7 @@ from depproxy.config.gitlab import GitLabSettings, gitlab
 from depproxy.config.keys import by, key, pairs, tables
 from depproxy.config.oidc import OidcSettings, oidc
 from depproxy.config.roles import Role, role
-from depproxy.config.units import parse_duration
+from depproxy.config.units import Quota, parse_duration
 from depproxy.config.values import Network, Reader, each, text
 
 Algorithm = Literal["HS256", "ES256", "EdDSA"]
@@ -159,6 +159,7 @@ class GroupSettings:
     path: str
     enabled: bool = key(True, values.boolean)
     ttl: float | None = key(None, _whole_days)
+    quota: Quota | None = key(None, values.quota)
     anonymous: tuple[Network, ...] = key((), each(text(values.network)))
     members: Mapping[str, Role] = key(MappingProxyType({}), pairs(role, user_name))
     deploy_tokens: Mapping[str, DeployTokenSettings] = key(

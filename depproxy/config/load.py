@@ -36,6 +36,7 @@ from depproxy.config.settings import (
     StorageSettings,
     UpstreamSettings,
 )
+from depproxy.config.units import UNLIMITED
 
 _COMMAND_LINE: Final = "command line"
 _TABLES: Final = ("server", "storage", "index", "cache", "upstreams", "mirror", "groups", "access", "users")
@@ -82,6 +83,7 @@ def load(
         users=_users(source, document),
     )
     _refuse_strangers(source, settings)
+    _refuse_parts_of_anything(source, settings)
     return settings
 
 
@@ -219,6 +221,14 @@ def _groups(source: Source, document: Mapping[str, Any], mirror: MirrorSettings)
     found = dict(source.read(("groups",), tables(GroupSettings, names.group_path), parent))
     found.setdefault(mirror.group, GroupSettings(mirror.group))
     return found
+
+
+def _refuse_parts_of_anything(source: Source, settings: Settings) -> None:
+    """Raise for a quota in percent of a cache that has no limit."""
+    for group in settings.groups.values():
+        if group.quota is not None and group.quota.part is not None and settings.storage.max_size == UNLIMITED:
+            wrong = Wrong('must be a size such as "20 GiB", because storage.max_size is unlimited')
+            raise source.refusal(("groups", group.path, "quota"), wrong)
 
 
 def _users(source: Source, document: Mapping[str, Any]) -> Mapping[str, UserSettings]:

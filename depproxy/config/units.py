@@ -6,11 +6,14 @@ import math
 import re
 from typing import Final
 
+from attrs import frozen
+
 FOREVER: Final = math.inf
 UNLIMITED: Final = math.inf
 
 _DURATION: Final = re.compile(r"([0-9]{1,12}) ?(ms|s|m|h|d)")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_PERCENT: Final = re.compile(r"([1-9][0-9]?|100)%")
 _SIZE: Final = re.compile(r"([0-9]{1,9}) ?(MiB|GiB|TiB)")
 _BYTES: Final = {"MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
@@ -45,6 +48,24 @@ def parse_size(text: str) -> float:
     if found is None:
         raise ValueError('must be a size such as "500 MiB", "50 GiB" or "2 TiB"')
     return int(found[1]) * _BYTES[found[2]]
+
+
+@frozen
+class Quota:
+    """So many bytes, or such a part of the whole cache."""
+
+    size: float
+    part: float | None = None
+
+    def of(self, max_size: float) -> float:
+        """Its bytes, where the whole cache may have ``max_size``."""
+        return self.size if self.part is None else self.part * max_size
+
+
+def parse_quota(text: str) -> Quota:
+    """What ``"20 GiB"`` or ``"25%"`` means. Raises ValueError."""
+    found = _PERCENT.fullmatch(text)
+    return Quota(parse_size(text)) if found is None else Quota(0, int(found[1]) / 100)
 
 
 def format_size(size: float) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from depproxy.config.errors import Wrong, dotted, show
-from depproxy.config.units import format_duration, parse_duration, parse_size
+from depproxy.config.units import Quota, format_duration, parse_duration, parse_quota, parse_size
 
 T = TypeVar("T")
 Network = IPv4Network | IPv6Network
@@ -22,6 +22,7 @@ Reader = Callable[[object, Path], T]
 
 _LARGEST_CA_FILE: Final = 4 << 20
 _MOST_ITEMS: Final = 1000
+_LEAST_QUOTA: Final = "100 MiB"
 _TAG_PATTERN: Final = re.compile(r"[A-Za-z0-9_.\-*?!\[\]]{1,128}")
 
 
@@ -105,6 +106,17 @@ def size(low: str) -> Reader[float]:
         return found
 
     return read
+
+
+def quota(value: object, _base: Path) -> Quota:
+    """Reads a size, or a part of the whole cache in percent."""
+    try:
+        found = parse_quota(value) if isinstance(value, str) else None
+    except ValueError:
+        found = None
+    if found is None or (found.part is None and found.size < parse_size(_LEAST_QUOTA)):
+        raise Wrong(f'must be a size of at least "{_LEAST_QUOTA}", such as "20 GiB", or a part such as "25%"')
+    return found
 
 
 def each(reader: Reader[T], least: int = 0, most: int = _MOST_ITEMS) -> Reader[tuple[T, ...]]:

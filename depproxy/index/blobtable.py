@@ -1,143 +1,308 @@
-"""What Redis knows about the stored blobs: size and last use of each, and the sum of all sizes."""
+"""What Redis knows about the stored blobs: size and last use of each, which groups hold it, and all sums.
+
+What belongs together changes in one script, so that the sums are right whatever happens between. Sizes stay strings:
+Lua's numbers are doubles.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from depproxy.index import codec
 from depproxy.index.connection import Connection
-from depproxy.index.interface import Entry, IndexUnavailable
-from depproxy.index.wire import Reply, Script
+from depproxy.index.interface import Entry, Home, IndexUnavailable, Share
+from depproxy.index.lastuse import Use
+from depproxy.index.wire import Reply, Script, Word
 from depproxy.oci.digest import Digest, InvalidDigest
 
 # How many entries a step of the scan takes, about.
 SCAN_COUNT = 500
 
-# Entry and sum change in one script, so that the sum is right whatever happens between. The numbers stay
-# strings: Lua's are doubles.
-PUT = Script("""\
-local old = redis.call('HGET', KEYS[1], ARGV[1])
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('INCRBY', KEYS[3], ARGV[2])
-if old then redis.call('DECRBY', KEYS[3], old) end
-redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
+# The value of a blob is its size, then the groups that hold it, each after a space.
+SHARED = (
+    f"local P = '{codec.PREFIX}'"
+    + """
+local blobs, used, total, groups = P .. 'blobs', P .. 'used', P .. 'bytes', P .. 'groups'
+local function size_of(value) return string.match(value, '^%d+') end
+-- Redis takes -0 for no number.
+local function minus(size) return size == '0' and size or '-' .. size end
+local function holders(value) return string.gmatch(value, ' (%S+)') end
+-- Only forward. (ZADD GT would do, from Redis 6.2 on.)
+local function later(key, member, when)
+  local last = redis.call('ZSCORE', key, member)
+  if not last or tonumber(last) < tonumber(when) then redis.call('ZADD', key, when, member) end
+  return last
+end
+local function read(group, place, when)
+  redis.call('HSETNX', groups, group, 0)
+  later(P .. 'homes:' .. group, place, when)
+end
+local function hold(digest, value, group, when)
+  if later(P .. 'held:' .. group, digest, when) then return value end
+  redis.call('HINCRBY', groups, group, size_of(value))
+  return value .. ' ' .. group
+end
+local function tidy(group)
+  if redis.call('EXISTS', P .. 'held:' .. group, P .. 'homes:' .. group) == 0 then redis.call('HDEL', groups, group) end
+end
+local function release(digest, value, group)
+  redis.call('ZREM', P .. 'held:' .. group, digest)
+  redis.call('HINCRBY', groups, group, minus(size_of(value)))
+  tidy(group)
+end
+local function resize(digest, size)
+  local value = redis.call('HGET', blobs, digest)
+  redis.call('INCRBY', total, size)
+  if not value then return size end
+  local old = size_of(value)
+  redis.call('DECRBY', total, old)
+  for group in holders(value) do
+    redis.call('HINCRBY', groups, group, size)
+    redis.call('HINCRBY', groups, group, minus(old))
+  end
+  return size .. string.sub(value, #old + 1)
+end
+local function forget(digest, value)
+  redis.call('DECRBY', total, size_of(value))
+  redis.call('HDEL', blobs, digest)
+  redis.call('ZREM', used, digest)
+  for group in holders(value) do release(digest, value, group) end
+end
+local function coldest(key, first, count)
+  local found = redis.call('ZRANGE', key, first, first + count - 1, 'WITHSCORES')
+  local answer = {}
+  for i = 1, #found, 2 do
+    local value = redis.call('HGET', blobs, found[i])
+    answer[#answer + 1] = {found[i], value and size_of(value) or '0', found[i + 1]}
+  end
+  return answer
+end
+"""
+)
+
+
+def _script(source: str) -> Script:
+    return Script(SHARED + source)
+
+
+# digest, size, when, then group and place of each home
+PUT = _script("""\
+local value = resize(ARGV[1], ARGV[2])
+later(used, ARGV[1], ARGV[3])
+for i = 4, #ARGV, 2 do
+  read(ARGV[i], ARGV[i + 1], ARGV[3])
+  value = hold(ARGV[1], value, ARGV[i], ARGV[3])
+end
+redis.call('HSET', blobs, ARGV[1], value)
 """)
-# With a last use as second argument, only if it still is the last one.
-FORGET = Script("""\
-if ARGV[2] and tonumber(redis.call('ZSCORE', KEYS[2], ARGV[1]) or '') ~= tonumber(ARGV[2]) then return 0 end
-local old = redis.call('HGET', KEYS[1], ARGV[1])
-if old then redis.call('DECRBY', KEYS[3], old) end
-redis.call('HDEL', KEYS[1], ARGV[1])
-redis.call('ZREM', KEYS[2], ARGV[1])
+# digest, and with a last use as second, only if it still is the last one
+FORGET = _script("""\
+if ARGV[2] and tonumber(redis.call('ZSCORE', used, ARGV[1]) or '') ~= tonumber(ARGV[2]) then return 0 end
+local value = redis.call('HGET', blobs, ARGV[1])
+if value then forget(ARGV[1], value) end
+redis.call('ZREM', used, ARGV[1])
 return 1
 """)
-ADOPT = Script("""\
+FORGET_UNHELD = _script("""\
+local value = redis.call('HGET', blobs, ARGV[1])
+if not value or value ~= size_of(value) then return 0 end
+forget(ARGV[1], value)
+return 1
+""")
+# group, then digest and last read of each
+LET_GO = _script("""\
+local answer = {}
+for i = 2, #ARGV, 2 do
+  local last = redis.call('ZSCORE', P .. 'held:' .. ARGV[1], ARGV[i])
+  if last and tonumber(last) == tonumber(ARGV[i + 1]) then
+    local value = redis.call('HGET', blobs, ARGV[i])
+    release(ARGV[i], value or '0', ARGV[1])
+    local left = value and size_of(value)
+    for group in holders(value or '') do
+      if group ~= ARGV[1] then left = left .. ' ' .. group end
+    end
+    if value then redis.call('HSET', blobs, ARGV[i], left) end
+    if left == size_of(left or '') then answer[#answer + 1] = ARGV[i] end
+  end
+end
+return answer
+""")
+ADOPT = _script("""\
 for i = 1, #ARGV, 3 do
-  local old = redis.call('HGET', KEYS[1], ARGV[i])
-  redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
-  redis.call('INCRBY', KEYS[3], ARGV[i + 1])
-  if old then redis.call('DECRBY', KEYS[3], old) end
-  redis.call('ZADD', KEYS[2], 'NX', ARGV[i + 2], ARGV[i])
+  redis.call('HSET', blobs, ARGV[i], resize(ARGV[i], ARGV[i + 1]))
+  redis.call('ZADD', used, 'NX', ARGV[i + 2], ARGV[i])
 end
 """)
-TOTALS = Script("""\
-return {redis.call('HLEN', KEYS[1]), redis.call('GET', KEYS[2]) or '0'}
-""")
-COLDEST = Script("""\
-local found = redis.call('ZRANGE', KEYS[2], 0, ARGV[1] - 1, 'WITHSCORES')
-local answer = {}
-for i = 1, #found, 2 do
-  answer[#answer + 1] = {found[i], redis.call('HGET', KEYS[1], found[i]) or '0', found[i + 1]}
-end
-return answer
-""")
-# What has no last use would never be evicted: it is not known.
-KNOWN = Script("""\
-local answer = {}
-for i = 1, #ARGV do
-  answer[i] = redis.call('ZSCORE', KEYS[2], ARGV[i]) and redis.call('HGET', KEYS[1], ARGV[i])
-end
-return answer
-""")
-# Only forward, and only what is still known. (ZADD XX GT would do, from Redis 6.2 on.)
-TOUCH = Script("""\
-for i = 1, #ARGV, 2 do
-  local last = redis.call('ZSCORE', KEYS[1], ARGV[i])
-  if last and tonumber(last) < tonumber(ARGV[i + 1]) then
-    redis.call('ZADD', KEYS[1], ARGV[i + 1], ARGV[i])
+# digest, when, group and place of each use; of what is not known any more, nothing
+TOUCH = _script("""\
+for i = 1, #ARGV, 4 do
+  local digest, when, group = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local value = redis.call('HGET', blobs, digest)
+  if value then
+    later(used, digest, when)
+    read(group, ARGV[i + 3], when)
+    local held = hold(digest, value, group, when)
+    if held ~= value then redis.call('HSET', blobs, digest, held) end
   end
 end
 """)
-KEYS = (codec.SIZES, codec.USED, codec.BYTES)
+TOTALS = _script("return {redis.call('HLEN', blobs), redis.call('GET', total) or '0'}")
+GROUPS = _script("""\
+local answer = redis.call('HGETALL', groups)
+for i = 1, #answer, 2 do
+  answer[i] = {answer[i], redis.call('ZCARD', P .. 'held:' .. answer[i])}
+end
+return answer
+""")
+COLDEST = _script("return coldest(used, ARGV[1], ARGV[2])")
+COLDEST_OF = _script("return coldest(P .. 'held:' .. ARGV[1], ARGV[2], ARGV[3])")
+# What has no last use would never be evicted: it is not known.
+KNOWN = _script("""\
+local answer = {}
+for i = 1, #ARGV do
+  answer[i] = redis.call('ZSCORE', used, ARGV[i]) and redis.call('HGET', blobs, ARGV[i])
+end
+return answer
+""")
+HELD = _script("""\
+local answer = {}
+for i = 2, #ARGV do answer[i - 1] = redis.call('ZSCORE', P .. 'held:' .. ARGV[1], ARGV[i]) end
+return answer
+""")
+# place of a home, and its group
+FORGET_HOME = _script("""\
+redis.call('UNLINK', P .. 'tags:' .. ARGV[2] .. '|' .. ARGV[1], P .. 'links:' .. ARGV[2] .. '|' .. ARGV[1])
+redis.call('ZREM', P .. 'homes:' .. ARGV[2], ARGV[1])
+tidy(ARGV[2])
+""")
 
 
 class BlobTable:
-    """The blobs' part of `ICacheIndex` over a connection, which `name` calls by its name."""
+    """`ICacheIndex` and `IGroupIndex`, as far as they are about blobs, over a connection that `name` calls by its
+    name."""
 
     def __init__(self, redis: Connection, name: str) -> None:
         self._redis = redis
         self._name = name
 
-    async def put(self, digest: Digest, size: int, used: int) -> None:
+    async def put(self, digest: Digest, size: int, used: int, homes: Iterable[Home]) -> None:
         """See `ICacheIndex.put_blob`."""
-        await self._redis.run(PUT, KEYS, (digest, size, used))
+        words: list[Word] = [codec.encode_digest(digest), size, used]
+        for home in homes:
+            words += (home.group, codec.encode_place(home))
+        await self._redis.run(PUT, (), words)
 
     async def forget(self, digest: Digest) -> None:
         """See `ICacheIndex.forget_blob`."""
-        await self._redis.run(FORGET, KEYS, (digest,))
+        await self._redis.run(FORGET, (), (codec.encode_digest(digest),))
 
     async def forget_unused(self, entry: Entry) -> bool:
         """See `ICacheIndex.forget_unused`."""
-        return await self._redis.run(FORGET, KEYS, (entry.digest, entry.used)) == 1
+        return await self._redis.run(FORGET, (), (codec.encode_digest(entry.digest), entry.used)) == 1
+
+    async def forget_unheld(self, digest: Digest) -> bool:
+        """See `IGroupIndex.forget_unheld`."""
+        return await self._redis.run(FORGET_UNHELD, (), (codec.encode_digest(digest),)) == 1
 
     async def adopt(self, entries: Sequence[Entry]) -> None:
         """See `ICacheIndex.adopt`."""
-        words = [word for entry in entries for word in (entry.digest, entry.size, entry.used)]
-        await self._redis.run(ADOPT, KEYS, words)
+        words = [word for entry in entries for word in (codec.encode_digest(entry.digest), entry.size, entry.used)]
+        await self._redis.run(ADOPT, (), words)
 
-    async def touch(self, uses: Mapping[Digest, int], until: float) -> None:
+    async def touch(self, uses: Mapping[Use, int], until: float) -> None:
         """Write last uses, each unless a later one is written already."""
-        words = [word for digest, when in uses.items() for word in (digest, when)]
-        await self._redis.run(TOUCH, (codec.USED,), words, until=until)
+        words: list[Word] = []
+        for (home, digest), when in uses.items():
+            words += (codec.encode_digest(digest), when, home.group, codec.encode_place(home))
+        await self._redis.run(TOUCH, (), words, until=until)
+
+    async def let_go(self, group: str, entries: Sequence[Entry]) -> Sequence[Digest]:
+        """See `IGroupIndex.let_go`."""
+        words = [word for entry in entries for word in (codec.encode_digest(entry.digest), entry.used)]
+        reply = await self._redis.run(LET_GO, (), (group, *words))
+        return [self._digest(item) for item in self._list(reply, "answer about what is let go")]
 
     async def totals(self) -> tuple[int, int]:
         """See `ICacheIndex.totals`."""
-        match await self._redis.run(TOTALS, (codec.SIZES, codec.BYTES), ()):
+        match await self._redis.run(TOTALS, (), ()):
             case [int(count), bytes(total)]:
                 return count, int(total)
             case reply:
                 raise self._unexpected("totals", reply)
 
-    async def coldest(self, count: int) -> Sequence[Entry]:
+    async def groups(self) -> Mapping[str, Share]:
+        """See `IGroupIndex.groups`."""
+        words = self._list(await self._redis.run(GROUPS, (), ()), "groups")
+        found: dict[str, Share] = {}
+        for group, size in zip(words[::2], words[1::2], strict=True):
+            match group, size:
+                case [bytes(name), int(count)], bytes(text):
+                    found[name.decode("utf-8", "replace")] = Share(count, int(text))
+                case _:
+                    raise self._unexpected("group", group)
+        return found
+
+    async def coldest(self, count: int, skip: int) -> Sequence[Entry]:
         """See `ICacheIndex.coldest`."""
-        reply = await self._redis.run(COLDEST, KEYS[:2], (count,))
-        if not isinstance(reply, list):
-            raise self._unexpected("answer about the coldest", reply)
-        return [self._entry(item) for item in reply]
+        reply = await self._redis.run(COLDEST, (), (skip, count))
+        return [self._entry(item) for item in self._list(reply, "answer about the coldest")]
+
+    async def coldest_of(self, group: str, count: int, skip: int) -> Sequence[Entry]:
+        """See `IGroupIndex.coldest_of`."""
+        reply = await self._redis.run(COLDEST_OF, (), (group, skip, count))
+        return [self._entry(item) for item in self._list(reply, "answer about the coldest")]
 
     async def known(self, digests: Sequence[Digest]) -> Mapping[Digest, int]:
         """See `ICacheIndex.known`."""
-        reply = await self._redis.run(KNOWN, KEYS[:2], digests)
-        if not isinstance(reply, list) or len(reply) != len(digests):
-            raise self._unexpected("answer about what is known", reply)
-        return {digest: int(size) for digest, size in zip(digests, reply, strict=True) if isinstance(size, bytes)}
+        reply = self._list(await self._redis.run(KNOWN, (), _words(digests)), "answer about what is known")
+        pairs = zip(digests, reply, strict=True)
+        return {digest: int(value.split()[0]) for digest, value in pairs if isinstance(value, bytes)}
+
+    async def held(self, group: str, digests: Sequence[Digest]) -> Mapping[Digest, int]:
+        """See `IGroupIndex.held`."""
+        reply = self._list(await self._redis.run(HELD, (), (group, *_words(digests))), "answer about what is held")
+        pairs = zip(digests, reply, strict=True)
+        return {digest: int(float(used)) for digest, used in pairs if isinstance(used, bytes)}
+
+    async def holders(self, digest: Digest) -> Sequence[str]:
+        """See `IGroupIndex.holders`."""
+        value = await self._redis.call("HGET", codec.BLOBS, codec.encode_digest(digest))
+        return value.decode("utf-8", "replace").split()[1:] if isinstance(value, bytes) else []
+
+    async def forget_home(self, home: Home) -> None:
+        """See `IGroupIndex.forget_home`."""
+        await self._redis.run(FORGET_HOME, (), (codec.encode_place(home), home.group))
 
     async def scan(self, cursor: str) -> tuple[str, Sequence[Digest]]:
         """See `ICacheIndex.scan`."""
-        match await self._redis.call("HSCAN", codec.SIZES, cursor, "COUNT", SCAN_COUNT):
+        match await self._redis.call("HSCAN", codec.BLOBS, cursor, "COUNT", SCAN_COUNT):
             case [bytes(after), [*words]]:
-                return after.decode(), [Digest(word.decode()) for word in words[::2] if isinstance(word, bytes)]
+                return after.decode(), [self._digest(word) for word in words[::2]]
             case reply:
                 raise self._unexpected("step of a scan", reply)
 
-    def _entry(self, item: Reply) -> Entry:
+    def _digest(self, item: Reply) -> Digest:
         try:
-            match item:
-                case [bytes(digest), bytes(size), bytes(used)]:
-                    return Entry(Digest(digest.decode()), int(size), int(float(used)))
-        except (InvalidDigest, ValueError):
+            if isinstance(item, bytes):
+                return codec.decode_digest(item)
+        except InvalidDigest:
             pass
+        raise self._unexpected("digest", item)
+
+    def _entry(self, item: Reply) -> Entry:
+        match item:
+            case [bytes(digest), bytes(size), bytes(used)] if size.isdigit():
+                return Entry(self._digest(digest), int(size), int(float(used)))
         raise self._unexpected("entry", item)
+
+    def _list(self, reply: Reply, what: str) -> list[Reply]:
+        if isinstance(reply, list):
+            return reply
+        raise self._unexpected(what, reply)
 
     def _unexpected(self, what: str, reply: Reply) -> IndexUnavailable:
         return IndexUnavailable(f"cache index at {self._name}: unexpected {what} {reply!r}")
+
+
+def _words(digests: Iterable[Digest]) -> list[Word]:
+    return [codec.encode_digest(digest) for digest in digests]

@@ -1,13 +1,16 @@
 """What the cache gets from the cache index, and the values that it holds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
 from urllib.parse import quote
 
-from attrs import frozen
+from attrs import field, frozen
 from zope.interface import Interface
 
 from depproxy.oci.digest import Digest
-from depproxy.oci.reference import Name, Tag
+from depproxy.oci.reference import Name, Reference, Tag
+
+MAX_PINS: Final = 10_000
 
 
 class IndexUnavailable(Exception):
@@ -45,10 +48,11 @@ class TagRecord:
 @frozen
 class Link:
     """The home is known to hold a digest, with this media type; `size` is in bytes, -1 where it is not
-    known."""
+    known. `since`, of those that the index gives, is the Unix time of the day when it was written last."""
 
     media_type: str
     size: int
+    since: int = field(default=0, eq=False)
 
 
 @frozen
@@ -58,6 +62,15 @@ class Entry:
     digest: Digest
     size: int
     used: int
+
+
+@frozen
+class Share:
+    """What one group holds: so many blobs, of so many bytes in sum. A blob that several groups hold counts in full for
+    each."""
+
+    blobs: int
+    size: int
 
 
 @frozen
@@ -90,15 +103,17 @@ class ICacheIndex(Interface):
     async def put_links(home: Home, links: Mapping[Digest, Link]) -> None:
         """Remember that `home` holds these digests. When it raised, some may be remembered and others not."""
 
-    async def put_blob(digest: Digest, size: int) -> None:
-        """A blob of `size` bytes is in the store, used just now. Called after the file is in place."""
+    async def put_blob(digest: Digest, size: int, homes: Iterable[Home]) -> None:
+        """A blob of `size` bytes is in the store, read just now from these homes, whose groups hold it from now on.
+        Called after the file is in place."""
 
     async def forget_blob(digest: Digest) -> None:
-        """A blob is about to leave the store. Links to it stay: they say what upstream holds."""
+        """A blob is about to leave the store, and no group holds it any more. Links to it stay: they say what upstream
+        holds."""
 
-    def touch(digest: Digest) -> None:
-        """A blob was used now. Does no I/O: it is written with the next flush, if the blob is still known
-        then."""
+    def touch(home: Home, digest: Digest) -> None:
+        """A blob was read now, from this home. Does no I/O: with the next flush its last use is written, and the home's
+        group holds it; if the blob is still known then."""
 
     async def flush() -> None:
         """Write what `touch` was told. What could not be written is kept for the next flush, within
@@ -110,8 +125,9 @@ class ICacheIndex(Interface):
     async def totals() -> tuple[int, int]:
         """The number of blobs, and the sum of their sizes in bytes. O(1)."""
 
-    async def coldest(count: int) -> Sequence[Entry]:
-        """Up to `count` entries, those with the longest unused first, as of the last flush."""
+    async def coldest(count: int, skip: int = 0) -> Sequence[Entry]:
+        """Up to `count` entries, those with the longest unused first, but for the first `skip` of them; as of the last
+        flush."""
 
     async def forget_unused(entry: Entry) -> bool:
         """Forget the blob, unless it was used since `entry` was read; whether it was forgotten."""
@@ -128,6 +144,61 @@ class ICacheIndex(Interface):
 
         What has an entry all the while comes at least once; other entries may come or not.
         """
+
+
+class IGroupIndex(Interface):
+    """What belongs to each group: the blobs that it holds, because they were read from one of its homes, each with the
+    time of the group's own last read; and its homes with their tags and links.
+
+    Raises `IndexUnavailable` as `ICacheIndex` does. A cursor begins as "0", and what it goes through is over when "0"
+    comes back; what is there all the while comes at least once.
+    """
+
+    async def groups() -> Mapping[str, Share]:
+        """All groups of which anything is known."""
+
+    async def coldest_of(group: str, count: int, skip: int = 0) -> Sequence[Entry]:
+        """As `coldest`, of what the group holds, and as it was used by the group."""
+
+    async def held(group: str, digests: Sequence[Digest]) -> Mapping[Digest, int]:
+        """Those of `digests` that the group holds, with the Unix time of the group's last read."""
+
+    async def holders(digest: Digest) -> Sequence[str]:
+        """The groups that hold a blob."""
+
+    async def let_go(group: str, entries: Sequence[Entry]) -> Sequence[Digest]:
+        """The group holds these no more, but for those that it has read since they were asked for. Those that no group
+        holds then; they are still known."""
+
+    async def forget_unheld(digest: Digest) -> bool:
+        """Forget the blob, unless a group holds it; whether it was forgotten."""
+
+    async def homes(group: str, cursor: str) -> tuple[str, Mapping[Home, int]]:
+        """Some of the group's homes, with the Unix time of the last read; and the cursor to go on with."""
+
+    async def tags(home: Home, cursor: str) -> tuple[str, Mapping[Tag, TagRecord]]:
+        """Some of the home's tags, and the cursor to go on with."""
+
+    async def links(home: Home, cursor: str) -> tuple[str, Mapping[Digest, Link]]:
+        """Some of the home's links, and the cursor to go on with."""
+
+    async def linked(home: Home, digests: Sequence[Digest]) -> Mapping[Digest, Link]:
+        """Those of `digests` that the home has links to."""
+
+    async def unlink(home: Home, digests: Sequence[Digest]) -> None:
+        """Forget links of the home."""
+
+    async def forget_home(home: Home) -> None:
+        """Forget the home with its tags and links. Blobs that its group holds are held on."""
+
+    async def pin(home: Home, reference: Reference) -> bool:
+        """Keep the image under `reference`; False where `MAX_PINS` images are kept already."""
+
+    async def unpin(home: Home, reference: Reference) -> bool:
+        """Undo `pin`; whether there was such a pin."""
+
+    async def pins() -> Collection[tuple[Home, Reference]]:
+        """All pins, in no order."""
 
 
 class IBuckets(Interface):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -18,32 +18,34 @@ from depproxy.index.blobtable import BlobTable
 from depproxy.index.buckets import Buckets
 from depproxy.index.connection import Connection
 from depproxy.index.groupsettings import GroupSettingsTable
+from depproxy.index.hometable import HomeTable
 from depproxy.index.interface import (
     Entry,
     Home,
     IBuckets,
     ICacheIndex,
+    IGroupIndex,
     IGroupSettings,
     IncompatibleSchema,
     IndexUnavailable,
     Link,
     SettingsTable,
+    Share,
     TagRecord,
 )
-from depproxy.index.lastuse import LastUse
+from depproxy.index.lastuse import LastUse, Use
 from depproxy.index.server import EmbeddedRedis
 from depproxy.index.wire import ReplyError, Wire
 from depproxy.oci.digest import Digest
-from depproxy.oci.reference import Tag
+from depproxy.oci.reference import Reference, Tag
 
-LINKS_PER_COMMAND = 500
 USES_PER_COMMAND = 500
 MAX_USES = 100_000
 
 
-@implementer(ICacheIndex, IBuckets, IGroupSettings)
+@implementer(ICacheIndex, IGroupIndex, IBuckets, IGroupSettings)
 class RedisIndex:
-    """`ICacheIndex` on one Redis.
+    """`ICacheIndex`, and what else is kept beside it, on one Redis.
 
     `name` is how messages call it (no password in it); `now` gives Unix time. Last uses are written every
     `flush_interval` seconds, and each operation is bounded to `limit` seconds. With a `server` of our own,
@@ -72,6 +74,7 @@ class RedisIndex:
         self._server = server
         self._redis = Connection(clock, endpoint, name, self._prepare, limit)
         self._blobs = BlobTable(self._redis, name)
+        self._homes = HomeTable(self._redis, name)
         self._buckets = Buckets(self._redis, name, now)
         self._group_settings = GroupSettingsTable(self._redis, name)
         self._uses = LastUse(MAX_USES)
@@ -111,30 +114,22 @@ class RedisIndex:
         await self._stop_server()
 
     async def get_tag(self, home: Home, tag: Tag) -> TagRecord | None:
-        value = await self._redis.call("HGET", codec.tags_key(home), tag)
-        return codec.decode_tag(value) if isinstance(value, bytes) else None
+        return await self._homes.get_tag(home, tag)
 
     async def put_tag(self, home: Home, tag: Tag, record: TagRecord) -> None:
-        await self._redis.call("HSET", codec.tags_key(home), tag, codec.encode_tag(record))
+        await self._homes.put_tag(home, tag, record, self._now())
 
     async def forget_tag(self, home: Home, tag: Tag) -> None:
-        await self._redis.call("HDEL", codec.tags_key(home), tag)
+        await self._homes.forget_tag(home, tag)
 
     async def get_link(self, home: Home, digest: Digest) -> Link | None:
-        value = await self._redis.call("HGET", codec.links_key(home), digest)
-        return codec.decode_link(value) if isinstance(value, bytes) else None
+        return await self._homes.get_link(home, digest)
 
     async def put_links(self, home: Home, links: Mapping[Digest, Link]) -> None:
-        until = self._redis.deadline()
-        items = list(links.items())
-        # One chunk after the other: the commands of others pass between them.
-        for start in range(0, len(items), LINKS_PER_COMMAND):
-            chunk = items[start : start + LINKS_PER_COMMAND]
-            words = [word for digest, link in chunk for word in (digest, codec.encode_link(link))]
-            await self._redis.call("HSET", codec.links_key(home), *words, until=until)
+        await self._homes.put_links(home, links, self._now())
 
-    async def put_blob(self, digest: Digest, size: int) -> None:
-        await self._blobs.put(digest, size, int(self._now()))
+    async def put_blob(self, digest: Digest, size: int, homes: Iterable[Home]) -> None:
+        await self._blobs.put(digest, size, int(self._now()), homes)
 
     async def forget_blob(self, digest: Digest) -> None:
         await self._blobs.forget(digest)
@@ -142,8 +137,8 @@ class RedisIndex:
     async def totals(self) -> tuple[int, int]:
         return await self._blobs.totals()
 
-    async def coldest(self, count: int) -> Sequence[Entry]:
-        return await self._blobs.coldest(count)
+    async def coldest(self, count: int, skip: int = 0) -> Sequence[Entry]:
+        return await self._blobs.coldest(count, skip)
 
     async def forget_unused(self, entry: Entry) -> bool:
         return await self._blobs.forget_unused(entry)
@@ -157,6 +152,51 @@ class RedisIndex:
     async def scan(self, cursor: str) -> tuple[str, Sequence[Digest]]:
         return await self._blobs.scan(cursor)
 
+    async def groups(self) -> Mapping[str, Share]:
+        return await self._blobs.groups()
+
+    async def coldest_of(self, group: str, count: int, skip: int = 0) -> Sequence[Entry]:
+        return await self._blobs.coldest_of(group, count, skip)
+
+    async def held(self, group: str, digests: Sequence[Digest]) -> Mapping[Digest, int]:
+        return await self._blobs.held(group, digests)
+
+    async def holders(self, digest: Digest) -> Sequence[str]:
+        return await self._blobs.holders(digest)
+
+    async def let_go(self, group: str, entries: Sequence[Entry]) -> Sequence[Digest]:
+        return await self._blobs.let_go(group, entries)
+
+    async def forget_unheld(self, digest: Digest) -> bool:
+        return await self._blobs.forget_unheld(digest)
+
+    async def homes(self, group: str, cursor: str) -> tuple[str, Mapping[Home, int]]:
+        return await self._homes.homes(group, cursor)
+
+    async def tags(self, home: Home, cursor: str) -> tuple[str, Mapping[Tag, TagRecord]]:
+        return await self._homes.tags(home, cursor)
+
+    async def links(self, home: Home, cursor: str) -> tuple[str, Mapping[Digest, Link]]:
+        return await self._homes.links(home, cursor)
+
+    async def linked(self, home: Home, digests: Sequence[Digest]) -> Mapping[Digest, Link]:
+        return await self._homes.linked(home, digests)
+
+    async def unlink(self, home: Home, digests: Sequence[Digest]) -> None:
+        await self._homes.unlink(home, digests)
+
+    async def forget_home(self, home: Home) -> None:
+        await self._blobs.forget_home(home)
+
+    async def pin(self, home: Home, reference: Reference) -> bool:
+        return await self._homes.pin(home, reference)
+
+    async def unpin(self, home: Home, reference: Reference) -> bool:
+        return await self._homes.unpin(home, reference)
+
+    async def pins(self) -> Collection[tuple[Home, Reference]]:
+        return await self._homes.pins()
+
     async def take(self, key: str, capacity: float, per_second: float, cost: float = 1.0, debt: float = 0.0) -> float:
         return await self._buckets.take(key, capacity, per_second, cost, debt)
 
@@ -169,8 +209,8 @@ class RedisIndex:
     async def write_settings(self, group: str, values: Mapping[str, bytes | None]) -> None:
         await self._group_settings.write(group, values)
 
-    def touch(self, digest: Digest) -> None:
-        self._uses.touch(digest, int(self._now()))
+    def touch(self, home: Home, digest: Digest) -> None:
+        self._uses.touch(home, digest, int(self._now()))
 
     def touched(self, digest: Digest) -> bool:
         return digest in self._uses
@@ -187,7 +227,7 @@ class RedisIndex:
         finally:
             self._flushing.release()
 
-    async def _write_uses(self, batch: Mapping[Digest, int], until: float) -> None:
+    async def _write_uses(self, batch: Mapping[Use, int], until: float) -> None:
         try:
             await self._blobs.touch(batch, until)
         except BaseException:

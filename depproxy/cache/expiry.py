@@ -1,0 +1,166 @@
+"""
+The TTL policy of groups: what a group has not read for longer than its `ttl` is no longer its own. The bytes go when no
+group holds them any more.
+
+Links are kept as long as the group holds what they name, and those of what was never read as long as they are young:
+the layers of other platforms, say, which a manifest names. Tags likewise.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+from twisted.logger import Logger
+
+from depproxy.cache.background import Background
+from depproxy.cache.links import Links
+from depproxy.cache.pins import Pins
+from depproxy.cache.removal import Remover, Why
+from depproxy.cache.tags import Tags
+from depproxy.cache.uses import Uses
+from depproxy.index.interface import Home, ICacheIndex, IGroupIndex, IndexUnavailable
+from depproxy.metrics import Metrics
+from depproxy.oci.digest import Digest
+
+DAY = 24 * 60 * 60
+# Entries that are looked at in one turn with whoever else removes blobs.
+BATCH = 500
+
+
+class Expirer:
+    """
+    Applies the policy when it is told to, in the background; one run at a time.
+
+    `ttl` says how many seconds a group keeps what it does not read; None: for ever. It is asked anew with each run.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        index: ICacheIndex,
+        groups: IGroupIndex,
+        tags: Tags,
+        links: Links,
+        uses: Uses,
+        pins: Pins,
+        remover: Remover,
+        background: Background,
+        ttl: Callable[[str], float | None],
+        metrics: Metrics,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._index = index
+        self._groups = groups
+        self._tags = tags
+        self._links = links
+        self._uses = uses
+        self._pins = pins
+        self._remover = remover
+        self._background = background
+        self._ttl = ttl
+        self._metrics = metrics
+        self._now = now
+        self._running = self._stopped = False
+
+    def expire(self) -> None:
+        """Begin a run, unless one is under way."""
+        if not self._running and not self._stopped:
+            self._running = True
+            self._background.spawn(self._run(), "expiry")
+
+    def stop(self) -> None:
+        """Begin nothing more; what is under way ends with its batch."""
+        self._stopped = True
+
+    async def _run(self) -> None:
+        try:
+            for group in await self._groups.groups():
+                ttl = self._ttl(group)
+                if ttl is not None and not self._stopped:
+                    await self._expire(group, self._now() - ttl)
+        except IndexUnavailable as error:
+            self._metrics.errors.labels("index").inc()
+            self._log.warn("what groups have not read is not expired to the end: {error}", error=error)
+        finally:
+            self._running = False
+
+    async def _expire(self, group: str, before: float) -> None:
+        # Reads that wait to be written are the latest ones.
+        await self._index.flush()
+        protected = await self._pins.protected()
+        gone: list[int] = []
+        let_go, passed, more = 0, 0, True
+        while more and not self._stopped:
+            count, passed, more = await self._uses.removing.run(self._let_go, group, before, passed, protected, gone)
+            let_go += count
+        forgotten = await self._forget(group, before)
+        if let_go or forgotten:
+            self._log.info(
+                "group {group} has not read {count} blobs for its ttl: {gone} of them, {size} bytes, are removed;"
+                " {homes} repositories are forgotten",
+                group=group,
+                count=let_go,
+                gone=len(gone),
+                size=sum(gone),
+                homes=forgotten,
+            )
+
+    async def _let_go(
+        self, group: str, before: float, passed: int, protected: frozenset[Digest], gone: list[int]
+    ) -> tuple[int, int, bool]:
+        """Let go of a batch. How many that were, how many stay in front of the rest, and whether there may be more."""
+        entries = await self._groups.coldest_of(group, BATCH, passed)
+        old = [entry for entry in entries if entry.used < before]
+        free = [entry for entry in old if entry.digest not in protected and not self._remover.busy(entry.digest)]
+        gone += await self._remover.let_go(group, free, Why.EXPIRED)
+        return len(free), passed + len(old) - len(free), len(old) == BATCH
+
+    async def _forget(self, group: str, before: float) -> int:
+        """Forget homes that are not read any more, and what the others have no use for. How many homes went."""
+        kept = {home for home, _ in await self._groups.pins()}
+        changed: set[Home] = set()
+        count, cursor = 0, "0"
+        while not self._stopped:
+            cursor, homes = await self._groups.homes(group, cursor)
+            for home in homes.keys() - kept:
+                if homes[home] < before:
+                    await self._groups.forget_home(home)
+                    changed.add(home)
+                    count += 1
+                elif await self._prune(home, before):
+                    changed.add(home)
+            if cursor == "0":
+                break
+        self._tags.forget_homes(changed.__contains__)
+        self._links.forget_homes(changed.__contains__)
+        return count
+
+    async def _prune(self, home: Home, before: float) -> bool:
+        """Forget old links and tags of what the group does not hold; whether there were any."""
+        pruned, cursor = False, "0"
+        while not self._stopped:
+            cursor, links = await self._groups.links(home, cursor)
+            # A link knows the day only.
+            old = [digest for digest, link in links.items() if link.since + DAY < before]
+            unheld = await self._unheld(home.group, old)
+            await self._groups.unlink(home, unheld)
+            pruned |= bool(unheld)
+            if cursor == "0":
+                break
+        while not self._stopped:
+            cursor, tags = await self._groups.tags(home, cursor)
+            past = {tag: record.digest for tag, record in tags.items() if record.checked < before}
+            free = set(await self._unheld(home.group, list(past.values())))
+            for tag, digest in past.items():
+                if digest in free:
+                    await self._index.forget_tag(home, tag)
+                    pruned = True
+            if cursor == "0":
+                break
+        return pruned
+
+    async def _unheld(self, group: str, digests: Sequence[Digest]) -> Sequence[Digest]:
+        if not digests:
+            return []
+        held = await self._groups.held(group, digests)
+        return [digest for digest in digests if digest not in held]

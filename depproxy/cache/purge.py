@@ -1,0 +1,133 @@
+"""Purge: what a group's owner, or the operator, wants gone now, whoever reads it or has pinned it.
+
+What another group holds stays for that group. A purge of an image takes what no other image of the group needs.
+"""
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from attrs import frozen
+
+from depproxy.cache.contents import Contents
+from depproxy.cache.links import Links
+from depproxy.cache.removal import Remover, Why
+from depproxy.cache.tags import Tags
+from depproxy.cache.uses import Uses
+from depproxy.index.interface import Entry, Home, ICacheIndex, IGroupIndex
+from depproxy.oci.digest import Digest
+from depproxy.oci.reference import Reference, Tag
+
+BATCH = 500
+
+
+@frozen
+class Purged:
+    """What a group does not hold any more, and how much of that was removed because no other group holds it."""
+
+    blobs: int
+    removed: int
+    removed_bytes: int
+
+
+class Purger:
+    """Every method raises IndexUnavailable: then a part may be gone already, and it can be done again."""
+
+    def __init__(
+        self,
+        index: ICacheIndex,
+        groups: IGroupIndex,
+        contents: Contents,
+        tags: Tags,
+        links: Links,
+        uses: Uses,
+        remover: Remover,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._index = index
+        self._groups = groups
+        self._contents = contents
+        self._tags = tags
+        self._links = links
+        self._uses = uses
+        self._remover = remover
+        self._now = now
+
+    async def group(self, group: str) -> Purged:
+        """Purge all that a group has when this is called. What is pulled meanwhile may stay."""
+        begun = int(self._now())
+        # Reads that wait to be written would be held only after this.
+        await self._index.flush()
+        async for home in self._homes(group):
+            await self._groups.forget_home(home)
+        self._forget(lambda home: home.group == group)
+        blobs, gone = 0, list[int]()
+        while True:
+            entries = [entry for entry in await self._groups.coldest_of(group, BATCH) if entry.used <= begun]
+            if not entries:
+                return Purged(blobs, len(gone), sum(gone))
+            gone += await self._uses.removing.run(self._remover.let_go, group, entries, Why.PURGED)
+            blobs += len(entries)
+
+    async def repository(self, home: Home) -> Purged:
+        """Purge one repository of a group, with all its tags."""
+        await self._index.flush()
+        digests: list[Digest] = []
+        cursor = "0"
+        while True:
+            cursor, links = await self._groups.links(home, cursor)
+            digests += links
+            if cursor == "0":
+                break
+        await self._groups.forget_home(home)
+        return await self._let_go(home, digests)
+
+    async def image(self, home: Home, reference: Reference) -> Purged | None:
+        """Purge one image: its tag, and what no other tag of the repository needs. None where it is not known."""
+        root = await self._contents.root(home, reference)
+        if root is None:
+            return None
+        await self._index.flush()
+        own = set(await self._contents.below(root))
+        cursor = "0"
+        while True:
+            cursor, tags = await self._groups.tags(home, cursor)
+            for tag, record in tags.items():
+                if tag == reference or (record.digest == root.digest and not isinstance(reference, Tag)):
+                    await self._index.forget_tag(home, tag)
+                else:
+                    other = await self._contents.root(home, tag)
+                    own -= set(() if other is None else await self._contents.below(other))
+            if cursor == "0":
+                break
+        await self._groups.unlink(home, list(own))
+        return await self._let_go(home, list(own))
+
+    async def _let_go(self, home: Home, digests: Sequence[Digest]) -> Purged:
+        """The home has no links to these any more; its group lets go of what it needs in no other repository."""
+        self._forget(lambda other: other == home)
+        blobs, gone = 0, list[int]()
+        for start in range(0, len(digests), BATCH):
+            own = set(digests[start : start + BATCH])
+            async for other in self._homes(home.group):
+                if other != home and own:
+                    own -= (await self._groups.linked(other, list(own))).keys()
+            held = await self._groups.held(home.group, list(own)) if own else {}
+            sizes = await self._index.known(list(held)) if held else {}
+            entries = [Entry(digest, size, held[digest]) for digest, size in sizes.items()]
+            gone += await self._uses.removing.run(self._remover.let_go, home.group, entries, Why.PURGED)
+            blobs += len(entries)
+        return Purged(blobs, len(gone), sum(gone))
+
+    async def _homes(self, group: str) -> AsyncIterator[Home]:
+        cursor = "0"
+        while True:
+            cursor, homes = await self._groups.homes(group, cursor)
+            for home in homes:
+                yield home
+            if cursor == "0":
+                return
+
+    def _forget(self, concerned: Callable[[Home], bool]) -> None:
+        """What this process remembers."""
+        self._tags.forget_homes(concerned)
+        self._links.forget_homes(concerned)
