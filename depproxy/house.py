@@ -45,6 +45,8 @@ from depproxy.storage.files import FileStore
 from depproxy.upstream.client import make_upstream
 from depproxy.upstream.upstreams import Upstreams
 from depproxy.web.addresses import Addresses
+from depproxy.web.admin.site import AdminSite
+from depproxy.web.admin.status import StatusFace
 from depproxy.web.api import Api
 from depproxy.web.origin import Origin
 from depproxy.web.pem import TLSFileError
@@ -157,6 +159,7 @@ class House:
             settings.server.max_connections,
             reactor,
         )
+        self.admin = AdminSite({"status": StatusFace().app.resource()}, reactor)
         self.tls = TLSContexts(settings.server.client_ca, time.time)
         self._authority = fingerprint(settings.server.client_ca)
 

@@ -21,6 +21,8 @@ from depproxy.house import House
 from depproxy.index.interface import IncompatibleSchema, IndexUnavailable
 from depproxy.index.rundir import EmbeddedRedisError
 from depproxy.storage.files import StoreInUse
+from depproxy.web.admin import socket as admin_socket
+from depproxy.web.admin.socket import AdminSocketError
 from depproxy.web.listen import described, with_backlog
 from depproxy.web.tls import make_endpoint
 
@@ -36,6 +38,7 @@ RESERVED_FILES = 256
 MENDABLE = (
     OSError,
     CannotListenError,
+    AdminSocketError,
     StoreInUse,
     EmbeddedRedisError,
     IncompatibleSchema,
@@ -70,6 +73,7 @@ class Depproxy(Service):
         self._environ = environ
         self._fatal = fatal
         self._ports: list[IListeningPort] = []
+        self._admin_port: IListeningPort | None = None
         self._started: Deferred[None] | None = None
         self._ready = False
         self._sweeping = LoopingCall(self._sweep)
@@ -105,6 +109,7 @@ class Depproxy(Service):
             self.house.owners.stop()
             return
         self._sweeping.start(SWEEP_INTERVAL)
+        self._admin_port = admin_socket.listen(self._reactor, self.house.settings.server.admin_socket, self.house.admin)
         for description in self.house.settings.server.listen:
             port = await make_endpoint(self._reactor, with_backlog(description), self.house.tls).listen(self.house.site)
             self._ports.append(port)
@@ -164,7 +169,7 @@ class Depproxy(Service):
         self._tell("STOPPING=1")
         if self._started is not None:
             self._started.cancel()
-        for step in (self._stop_serving, self._stop_working, self._stop_rest):
+        for step in (self._stop_serving, self._stop_admin, self._stop_working, self._stop_rest):
             try:
                 await step()
             except Exception:
@@ -177,6 +182,12 @@ class Depproxy(Service):
         for port in self._ports:
             await maybeDeferred(port.stopListening)
         await self.house.site.drain(self.house.settings.server.drain_timeout)
+
+    async def _stop_admin(self) -> None:
+        """Operators can look at what is drained; what they have asked for and takes longer is given up."""
+        if self._admin_port is not None:
+            await maybeDeferred(self._admin_port.stopListening)
+        self.house.admin.close()
 
     async def _stop_working(self) -> None:
         self.house.questions.close()

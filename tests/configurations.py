@@ -72,7 +72,7 @@ KEYS: Final = (
     "role",
 )
 TABLES: Final = {
-    "server": ("listen", "public_url", "enabled", "drain_timeout", "stall_timeout", "max_connections"),
+    "server": ("listen", "public_url", "enabled", "drain_timeout", "stall_timeout", "max_connections", "admin_socket"),
     "storage": ("path", "max_size"),
     "index": ("url",),
     "cache": ("serve_stale", "revalidate_timeout", "negative_ttl", "documents_ttl"),
@@ -270,7 +270,8 @@ _MIRROR: Final = {
     "anonymous": arrays(NETWORKS),
     "unix_sockets": same(st.booleans()),
 }
-_PATHS: Final = st.from_regex(r"/?[a-z0-9]{1,8}(/[a-z0-9. -]{0,8}[a-z0-9])*", fullmatch=True)
+# Short enough for a Unix socket below them.
+_PATHS: Final = st.from_regex(r"/?[a-z0-9]{1,8}(/[a-z0-9. -]{0,8}[a-z0-9]){0,4}", fullmatch=True)
 
 
 @st.composite
@@ -283,6 +284,10 @@ def settings(draw: st.DrawFn, base: Path) -> tuple[dict[str, Any], Settings]:
     mirror, mirror_means = some(draw, _MIRROR)
     storage, storage_means = some(draw, {"max_size": sizes()})
     path = draw(_PATHS)
+    server_means["admin_socket"] = base / path / "admin.sock"
+    if draw(st.booleans()):
+        server["admin_socket"] = draw(_PATHS)
+        server_means["admin_socket"] = base / server["admin_socket"]
     index = draw(REDIS_URLS)
     upstreams, upstreams_mean = _upstreams(draw)
     upstreams_mean.setdefault("docker.io", HUB)

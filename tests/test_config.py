@@ -63,6 +63,7 @@ def test_no_file_is_a_mirror_of_docker_hub_on_loopback() -> None:
             trusted_proxies=(),
             client_ca=None,
             metrics=LOOPBACK,
+            admin_socket=Path("/home/ci/.local/state/depproxy/admin.sock"),
         ),
         storage=StorageSettings(Path("/home/ci/.local/state/depproxy"), max_size=50 * 1024**3),
         index=IndexSettings("embedded"),

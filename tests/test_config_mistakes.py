@@ -152,6 +152,12 @@ ACCOUNT_MISTAKES = [
     ("access.guesses_per_account = 0", "access.guesses_per_account = 0: must be a whole number from 1 to 1000000"),
     ("access.require_write = true", 'access.require_write: unknown key; did you mean "require_write_registry"?'),
     ('server.trusted_proxies = "10.0.0.1"', 'server.trusted_proxies = "10.0.0.1": must be an array in square brackets'),
+    ("server.admin_socket = 7", "server.admin_socket = 7: must be a path in quotes"),
+    (
+        f'server.admin_socket = "/{"x" * 107}"',
+        "must be a path of at most 107 bytes, as Unix sockets have, not 108",
+    ),
+    (f'storage.path = "/{"x" * 97}"', 'x...": must be a path of at most 107 bytes, as Unix sockets have, not 109'),
     ('server.client_ca = "/etc/passwd"', 'server.client_ca = "/etc/passwd": must hold certificates in PEM form'),
 ]
 

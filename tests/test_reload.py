@@ -57,8 +57,13 @@ def test_a_mirror_of_an_upstream_that_is_not_there_yet() -> None:
         taken_over(load_text(""), wanted)
 
 
-@given(st.sampled_from(("server.listen", "index.url", "storage.path")))
+@given(st.sampled_from(("server.listen", "server.admin_socket", "index.url")))
 def test_a_change_that_waits_is_named(key: str) -> None:
     table, name = key.split(".")
-    values = {"listen": '["tcp:5001"]', "url": '"redis://redis.example"', "path": '"/srv/elsewhere"'}
+    values = {"listen": '["tcp:5001"]', "admin_socket": '"/run/x.sock"', "url": '"redis://redis.example"'}
     assert taken_over(load_text(""), load_text(f"[{table}]\n{name} = {values[name]}\n"))[1] == (key,)
+
+
+def test_the_admin_socket_is_with_the_data() -> None:
+    kept = taken_over(load_text(""), load_text('[storage]\npath = "/srv/elsewhere"\n'))[1]
+    assert kept == ("server.admin_socket", "storage.path")

@@ -9,6 +9,7 @@ from depproxy.cli.accounts import hash_password_command, user
 from depproxy.cli.check import check_config
 from depproxy.cli.command import example
 from depproxy.cli.keys import keys
+from depproxy.cli.status import status
 from depproxy.cli.tokens import token
 
 _SERVER = "twistd --nodaemon --pidfile= depproxy --config /etc/depproxy/depproxy.toml"
@@ -27,5 +28,5 @@ def main() -> None:
     """Looks after depproxy, a pull-through cache for container images."""
 
 
-for command in (check_config, hash_password_command, user, token, keys):
+for command in (status, check_config, hash_password_command, user, token, keys):
     main.add_command(command)

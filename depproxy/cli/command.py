@@ -45,7 +45,8 @@ def example(*lines: str, more: str = "") -> str:
 config_option = click.option(
     "--config",
     "-c",
-    type=click.Path(path_type=Path),
+    # Whoever opens it says what to do where that is not possible.
+    type=click.Path(path_type=Path, readable=False),
     envvar="DEPPROXY_CONFIG",
     default=Path("/etc/depproxy/depproxy.toml"),
     show_default=True,

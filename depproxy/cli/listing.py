@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from attrs import frozen
 
 from depproxy.cli.command import Command, config_option, environ, example, parsed
 from depproxy.cli.file import read
+from depproxy.cli.output import aligned
 from depproxy.cli.tables import group_table, user_table
 from depproxy.config import Settings, TokenSettings
 from depproxy.config.accounts import user_name
@@ -103,11 +104,5 @@ def token_list(config: Path, user: str | None, group: str | None, as_json: bool)
         click.echo("There are no tokens.", err=True)
         return
     rows = [("WHERE", "NAME", "SCOPES", "EXPIRES"), *(listed.row(now) for listed in found)]
-    for line in _aligned(rows):
+    for line in aligned(rows):
         click.echo(line)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()

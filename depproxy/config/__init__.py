@@ -13,6 +13,7 @@ from depproxy.config.errors import ConfigError, mask
 from depproxy.config.gitlab import GitLabSettings
 from depproxy.config.load import load, upstream_option
 from depproxy.config.oidc import OidcRule, OidcSettings
+from depproxy.config.place import find_admin_socket
 from depproxy.config.reload import taken_over
 from depproxy.config.roles import Role
 from depproxy.config.secret import read_secret
@@ -47,6 +48,7 @@ __all__ = [
     "TokenSettings",
     "UpstreamSettings",
     "UserSettings",
+    "find_admin_socket",
     "format_duration",
     "format_size",
     "load",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Final
 from attrs import frozen
 
 from depproxy.config.errors import Wrong
-from depproxy.config.values import read_regular
+from depproxy.config.values import LONGEST_SOCKET_PATH, read_regular
 
 _FILES: Final = ("privateKey", "certKey", "extraCertChain")
 # What each kind understands besides its first argument (twisted.internet.endpoints.serverFromString). Twisted has no
@@ -120,8 +121,7 @@ def _check_files(options: Mapping[str, str]) -> None:
 
 
 def _unix(address: str, options: Mapping[str, str]) -> Listener:
-    # sockaddr_un.sun_path has 108 bytes with its final NUL (unix(7)).
-    if not address or "\0" in address or len(address.encode(errors="surrogateescape")) > 107:
+    if not address or "\0" in address or len(os.fsencode(address)) > LONGEST_SOCKET_PATH:
         raise Wrong("must have a socket path of 1 to 107 bytes")
     mode = options.get("mode", "666")
     if not (1 <= len(mode) <= 4 and set(mode) <= set("01234567")):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -27,6 +26,7 @@ from depproxy.config.document import Source, parse, read
 from depproxy.config.endpoints import parse_listener
 from depproxy.config.errors import Wrong, dotted, refusal
 from depproxy.config.keys import readers, suggestion, tables
+from depproxy.config.place import default_socket, state_directory
 from depproxy.config.settings import (
     CacheSettings,
     IndexSettings,
@@ -71,9 +71,10 @@ def load(
     if mirror.upstream not in configured:
         expected = "must be a configured upstream" + suggestion(mirror.upstream, tuple(configured))
         raise source.refusal(("mirror", "upstream"), Wrong(expected), mirror.upstream)
+    storage = _storage(source, document, data, environ)
     settings = Settings(
-        server=_server(source, document, listen),
-        storage=_storage(source, document, data, environ),
+        server=_server(source, document, listen, storage),
+        storage=storage,
         index=IndexSettings(**source.table(IndexSettings, document, "index")),
         cache=CacheSettings(**source.table(CacheSettings, document, "cache")),
         upstreams=MappingProxyType(configured),
@@ -105,12 +106,16 @@ def _override(option: str, reader: values.Reader[Any], value: str) -> Any:
         raise refusal(_COMMAND_LINE, option, wrong, value) from None
 
 
-def _server(source: Source, document: Mapping[str, Any], listen: Sequence[str]) -> ServerSettings:
+def _server(
+    source: Source, document: Mapping[str, Any], listen: Sequence[str], storage: StorageSettings
+) -> ServerSettings:
     table = source.table(ServerSettings, document, "server")
     if listen:
         for text in listen:
             _override("--listen", values.text(parse_listener), text)
         table["listen"] = tuple(dict.fromkeys(listen))
+    if "admin_socket" not in table:
+        table["admin_socket"] = default_socket(source, storage.path)
     server = ServerSettings(**table)
     return server if "public_url" in table else evolve(server, public_url=_reached_at(server.listen))
 
@@ -139,30 +144,8 @@ def _storage(
     if data is not None:
         table["path"] = _override("--data", values.directory, os.path.abspath(data))
     elif "path" not in table:
-        table["path"] = _state_directory(environ)
+        table["path"] = state_directory(environ)
     return StorageSettings(**table)
-
-
-def _state_directory(environ: Mapping[str, str]) -> Path:
-    """systemd's StateDirectory= (systemd.exec(5)), else as the XDG Base Directory spec says."""
-    given = environ.get("STATE_DIRECTORY", "").split(":")[0]
-    if given:
-        if not os.path.isabs(given):
-            raise refusal("environment", "STATE_DIRECTORY", Wrong("must be an absolute path"), given)
-        return Path(given)
-    state = environ.get("XDG_STATE_HOME", "")
-    # "If an implementation encounters a relative path ... it should consider the path invalid and ignore it."
-    if os.path.isabs(state):
-        return Path(state) / "depproxy"
-    home = environ.get("HOME", "")
-    if not home:
-        try:
-            home = pwd.getpwuid(os.getuid()).pw_dir
-        except KeyError:
-            home = ""
-    if not os.path.isabs(home):
-        raise refusal("environment", "HOME", Wrong("must be an absolute path, or storage.path be set"), home)
-    return Path(home) / ".local" / "state" / "depproxy"
 
 
 def _upstreams(

@@ -54,6 +54,7 @@ class ServerSettings:
     metrics: tuple[Network, ...] = key(LOOPBACK, each(text(values.network)))
     trusted_proxies: tuple[Network, ...] = key((), each(text(values.network)))
     client_ca: Path | None = key(None, values.certificates)
+    admin_socket: Path = key(Path("admin.sock"), values.socket_path, fixed=True)
 
 
 @frozen

@@ -20,6 +20,7 @@ Network = IPv4Network | IPv6Network
 Reader = Callable[[object, Path], T]
 """Reads a TOML value; the path is the directory that relative paths start from. Raises Wrong."""
 
+LONGEST_SOCKET_PATH: Final = 107
 _LARGEST_CA_FILE: Final = 4 << 20
 _MOST_ITEMS: Final = 1000
 _LEAST_QUOTA: Final = "100 MiB"
@@ -197,6 +198,22 @@ def directory(value: object, base: Path) -> Path:
     if os.path.exists(found) and not found.is_dir():
         raise Wrong("must be a directory; there is a file of that name")
     return found
+
+
+def socket_path(value: object, base: Path) -> Path:
+    """The path of a Unix socket, or of one that can still be made."""
+    return fit_for_socket(path(value, base))
+
+
+def fit_for_socket(path: Path) -> Path:
+    """The path itself, if a Unix socket can have it. Raises Wrong."""
+    # sockaddr_un.sun_path has 108 bytes with its final NUL (unix(7)).
+    size = len(os.fsencode(path))
+    if size > LONGEST_SOCKET_PATH:
+        raise Wrong(
+            f"must be a path of at most {LONGEST_SOCKET_PATH} bytes, as Unix sockets have, not {size}", str(path)
+        )
+    return path
 
 
 def readable_file(value: object, base: Path) -> Path:
