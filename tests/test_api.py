@@ -28,7 +28,7 @@ from depproxy.upstream.interface import Credential
 from depproxy.web.addresses import Addresses
 from depproxy.web.api import KEYS, Api, _choices
 from tests.access_cases import ALICE, BOB, BOT, DEPLOY, FULL, LAPTOP, NARROW, OLD, House
-from tests.web_support import REACTOR, UPSTREAMS, Answer, Cache, WebTestCase
+from tests.web_support import REACTOR, UPSTREAMS, Answer, Cache, WebTestCase, until
 
 APP = Name("org/app")
 SECRET = "hub-secret-of-acme"
@@ -332,6 +332,24 @@ class Changing(ApiTestCase):
     async def test_it_is_logged(self) -> None:
         await self.change("acme", {**HUB, "enabled": None}, **OWNER)
         assert self.has_logged("alice (local) has changed settings of group acme: enabled taken back, credential")
+
+    async def test_who_hangs_up_has_changed_it_all_the_same_and_it_is_logged(self) -> None:
+        """Nobody is told, but the log has to say who did it."""
+        # As while the settings are read anew.
+        lock = self.settings._lock
+        await lock.acquire()
+        body = json.dumps({"enabled": False}).encode()
+        headers = {"Content_Type": "application/json", "Content-Length": str(len(body)), "PRIVATE-TOKEN": FULL}
+        self.connection.ask("/api/v4/groups/acme/dependency_proxy/settings", "PATCH", **headers)
+        self.connection.send(body)
+        await until(lambda: lock.waiting)
+        self.connection.leave()
+        await until(lambda: not self.site.channels)
+        assert not self.has_logged("has changed settings")
+        lock.release()
+        await until(lambda: not self.settings.enabled("acme"))
+        assert self.has_logged("alice (local) has changed settings of group acme: enabled = false")
+        assert self.index.settings == {"acme": {"enabled": b"0"}}
 
     async def test_what_is_refused_changes_nothing(self) -> None:
         for body, words in (

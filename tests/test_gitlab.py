@@ -32,7 +32,7 @@ from depproxy.access.keys import KeyRing
 from depproxy.access.portal import Accounts
 from depproxy.access.tokens import Tokens
 from depproxy.config import ConfigError, GitLabSettings, MirrorSettings, Role
-from depproxy.upstream.fetch import Fetcher, make_fetcher
+from depproxy.upstream.fetch import MAX_CONNECTIONS, Fetcher, make_fetcher
 from tests.certificates import Authority
 from tests.configurations import load_text
 from tests.gitlab_double import AccessToken, GitLab
@@ -804,6 +804,33 @@ class Trouble(GitLabCase):
             self.time.advance(0.1)
             await self.unavailable(waiting, "within 7 s")
             await self.gitlab.gone()
+
+    async def test_a_flood_of_logins_does_not_hold_up_questions_about_roles(self) -> None:
+        """Which would stop pulls of whoever is logged in."""
+        accounts = self.accounts()
+        identity = await login(accounts, ALICE)
+        held: list[Call] = []
+
+        def hold(call: Call) -> object:
+            held.append(call)
+            return NOT_DONE_YET
+
+        path = SELF.removeprefix("GET ")
+        self.gitlab.paths[path] = hold
+        flood = [login(accounts, f"glpat-guess-number-{number}") for number in range(MAX_CONNECTIONS + 5)]
+        await self.gitlab.until(lambda: len(held) == MAX_CONNECTIONS)
+        assert await accounts.role(identity, "acme") is Role.GUEST
+        # Also where a proof has to be shown again.
+        self.clock.advance(CACHE)
+        again = Deferred.fromCoroutine(accounts.role(identity, "acme"))
+        await self.gitlab.until(lambda: len(held) == MAX_CONNECTIONS + 1)
+        assert held[-1].seen.header("PRIVATE-TOKEN") == ALICE
+        del self.gitlab.paths[path]
+        for call in held:
+            self.gitlab.render(call.request)
+        assert await again is Role.GUEST
+        for waiting in flood:
+            await self.refused(waiting)
 
     async def test_it_has_a_certificate_that_is_not_trusted(self) -> None:
         authority = Authority(self.directory())

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 from attrs import frozen
 from twisted.internet.defer import Deferred
 
+from depproxy.access.gate import Gate
+from depproxy.access.interface import ICaller
 from depproxy.config import MirrorSettings
+from depproxy.index.interface import Home
 from depproxy.oci.digest import Digest
 from depproxy.oci.manifest import OCI_INDEX, OCI_MANIFEST
 from depproxy.oci.reference import Name, Tag
@@ -17,7 +21,7 @@ from depproxy.upstream.errors import Invalid, Refused, Throttled, Unavailable, U
 from depproxy.upstream.interface import Document
 from tests.strategies import write_descriptor
 from tests.test_metrics import samples
-from tests.web_support import Answer, Cache, Client, CutShort, FlowingUpstream, WebTestCase, until
+from tests.web_support import Answer, Cache, Client, CutShort, FlowingUpstream, WebTestCase, addresses, until
 
 MARK = "dependency_proxy/containers"
 ALPINE = Name("library/alpine")
@@ -58,6 +62,18 @@ LAYOUTS = [
     Layout("/v2/acme/dependency_proxy/containers/NAME", GITHUB, "?x=1&ns=ghcr.io"),
     Layout("/v2/localhost:5001/NAME", "localhost:5001", "?ns=localhost%3A5001"),
 ]
+
+
+class Doorman:
+    """What the registry face needs of `Gate`: it lets everybody in, once `opened` has fired."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.opened: Deferred[None] = Deferred()
+
+    async def admit(self, group: str, caller: ICaller) -> None:
+        self.asked.append(group)
+        await self.opened
 
 
 class RegistryTestCase(WebTestCase):
@@ -499,3 +515,23 @@ def test_descriptors_as_upstreams_write_them() -> None:
     found = children(OCI_MANIFEST, manifest)
     assert set(found) == {Descriptor("application/vnd.oci.image.layer.v1.tar", layer, 5)}
     assert write_descriptor(found[0])["digest"] == layer
+
+
+class Reloading(RegistryTestCase):
+    async def test_between_the_gate_and_the_address(self) -> None:
+        """Who may pull from the mirror's old group does not come into the new one, and is served from the old one."""
+        doorman = Doorman()
+        registry = self.cache.registry(gate=cast(Gate, doorman))
+        client = await self.client(self.listen(self.faces(registry)))
+        digest = self.hub.put_manifest(APP, b"{}", Tag("1"))
+        client.ask(f"/v2/{APP}/manifests/1")
+        await until(lambda: doorman.asked)
+        registry.addresses = addresses(MirrorSettings(group="acme", upstream=GITHUB))
+        doorman.opened.callback(None)
+        assert (await client.answer()).status == 200
+        assert doorman.asked == ["local"]
+        assert self.cache.upstreams[GITHUB].asked == []
+        assert await self.cache.index.get_link(Home("local", HUB, APP), digest) is not None
+        client.ask(f"/v2/{APP}/manifests/1")
+        assert (await client.answer()).error == "MANIFEST_UNKNOWN"
+        assert doorman.asked == ["local", "acme"]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import pytest
 from attrs import evolve
@@ -24,10 +24,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
 from twisted.internet import endpoints
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IProtocolNegotiationFactory
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import PrivateCertificate, optionsForClientTLS
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.internet.threads import deferToThread
 from twisted.protocols.wire import Echo
@@ -40,12 +42,15 @@ from depproxy.access.interface import ClientCertificate, Identity
 from depproxy.config import UserSettings
 from depproxy.config.endpoints import TLSFiles, parse_listener, split_tls
 from depproxy.config.errors import Wrong
+from depproxy.web.caller import Caller
 from depproxy.web.pem import TLSFileError
 from depproxy.web.registry import Registry
-from depproxy.web.site import Faces
-from depproxy.web.tls import ENDS_SOON, TLSContexts, client_certificate, make_endpoint
+from depproxy.web.site import PATIENCE
+from depproxy.web.tls import ENDS_SOON, TLSContexts, make_endpoint
 from tests.certificates import CLIENT, SERVER, Authority, Pair, key_pem
-from tests.web_support import REACTOR, Client, WebTestCase
+from tests.web_support import REACTOR, Client, WebTestCase, until
+
+T = TypeVar("T")
 
 RUNNER = (
     x509.DNSName("runner-1.example"),
@@ -70,7 +75,7 @@ class Who(Resource):
         return self
 
     def render_GET(self, request: Request) -> int:
-        self.seen.append(client_certificate(request))
+        self.seen.append(Caller(request).certificate)
         request.responseHeaders.setRawHeaders(b"Content-Length", [b"2"])
         request.write(b"ok")
         request.finish()
@@ -83,6 +88,7 @@ class TLSTestCase(WebTestCase):
         self.authority = Authority(str(self.directory / "ca"))
         self.pair = self.authority.issue()
         self.who = Who()
+        self.clock: Any = REACTOR
 
     async def serve(self, client_ca: Path | None = None, pair: Pair | None = None) -> int:
         """Listen as the service does; the port."""
@@ -90,7 +96,7 @@ class TLSTestCase(WebTestCase):
         return await self.serve_more(pair or self.pair)
 
     async def serve_more(self, pair: Pair, factory: Any = None) -> int:
-        site: Faces = self.faces(cast(Registry, self.who))
+        self.site = site = self.faces(cast(Registry, self.who), clock=self.clock)
         description = f"ssl:0:{pair.listener}:interface=127.0.0.1"
         port: Any = await make_endpoint(REACTOR, description, self.contexts).listen(factory or site)
         self._end(site, port)
@@ -458,11 +464,77 @@ class ClientCertificates(TLSTestCase):
         assert await self.seen(port, certificate) is None
         assert self.has_logged("a client's certificate cannot be read")
 
+    async def test_who_is_connected_while_the_authorities_change(self) -> None:
+        """Whoever connected under the old ones is nobody, also if his first request is yet to come."""
+        port = await self.serve(self.authority.file)
+        certificate = self.runner()
+        known, silent = await self.connect(port, certificate), await self.connect(port, certificate)
+        await self.works(known)
+        await until(lambda: len(self.site.channels) == 2)
+        assert self.who.seen.pop() is not None
+        self.site.forget_certificates()
+        for client in (known, silent, known):
+            await self.works(client)
+        assert self.who.seen == [None, None, None]
+        assert await self.names(port, certificate) == NAMES
+
     async def test_without_tls(self) -> None:
         site = self.faces(cast(Registry, self.who))
         await self.works(await self.client(self.listen(site)))
         await self.works(await self.client(self.listen_unix(site, "http.sock")))
         assert self.who.seen == [None, None]
+
+
+class ByHand:
+    """A TLS client that says nothing by itself, and so no goodbye either."""
+
+    def __init__(self, plain: Client, authority: Authority) -> None:
+        self.plain = plain
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = ssl.create_default_context(cafile=str(authority.file))
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
+
+    async def works(self) -> None:
+        await self._through(self._tls.do_handshake)
+        self._tls.write(b"GET /v2/ HTTP/1.1\r\nHost: cache.test\r\n\r\n")
+        answer = b""
+        while not answer.endswith(b"\r\n\r\nok"):
+            answer += await self._through(self._tls.read)
+
+    async def _through(self, step: Callable[[], T]) -> T:
+        while True:
+            try:
+                done = step()
+            except ssl.SSLWantReadError:
+                self.plain.send(self._outgoing.read())
+                await self.plain.until(lambda: self.plain.data)
+                self._incoming.write(self.plain.data)
+                self.plain.data = b""
+            else:
+                self.plain.send(self._outgoing.read())
+                return done
+
+
+class Draining(TLSTestCase):
+    async def test_who_does_not_say_goodbye_is_cut(self) -> None:
+        """An end waits for the client's own goodbye, which would hold up the stop until its last moment."""
+        self.clock = Clock()
+        port = await self.serve()
+        idle = await self.client(port)
+        await ByHand(idle, self.authority).works()
+        # One who has not even begun a handshake, and one in the middle of it.
+        fresh, half = await self.client(port), await self.client(port)
+        await client_hello(half)
+        await until(lambda: len(self.site.channels) == 3)
+        idle.data = b""
+        drained = Deferred.fromCoroutine(self.site.drain(60))
+        await idle.until(lambda: idle.data)
+        self.clock.advance(2 * PATIENCE - 0.1)
+        assert (idle.reason, drained.called) == (None, False)
+        self.clock.advance(0.1)
+        for client in (idle, fresh, half):
+            await client.end()
+        await drained
 
 
 def mismatch(pair: Pair) -> None:
