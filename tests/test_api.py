@@ -140,6 +140,13 @@ class Reading(ApiTestCase):
     async def test_how_a_group_may_be_written(self) -> None:
         for path in ("acme%2Ftools", "acme%2ftools", "acme/tools", "ACME%2FTools"):
             assert self.shown(await self.get(path, **OWNER))["group"] == "acme/tools"
+            assert self.shown(await self.change(path, {}, **OWNER))["group"] == "acme/tools"
+
+    async def test_a_group_whose_path_is_a_number(self) -> None:
+        self.house.text += '[groups.42]\nmembers = { bob = "owner" }\n'
+        self.administration.replace(*self.house.rules())
+        assert self.shown(await self.change("42", {"enabled": False}, **GUEST))["enabled_by"] == "42"
+        self.refused(await self.get("43", **GUEST), 403, "DENIED")
 
     async def test_head(self) -> None:
         answer = await self.get("acme", "HEAD", **OWNER)
@@ -236,12 +243,15 @@ class Refusals(ApiTestCase):
     async def test_no_role_and_no_group_look_alike(self) -> None:
         for method in ("get", "patch"):
             told = []
-            for group in ("other", "nowhere"):
+            # Groups have no numbers here, so a number is a path like another.
+            for group in ("other", "nowhere", "42", "acme%2F42"):
                 answer = await (self.get(group, **GUEST) if method == "get" else self.change(group, {}, **GUEST))
-                told.append(self.refused(answer, 403, "DENIED").replace(group, "GROUP"))
-            assert told == ["group GROUP: bob has no role here; only members of the group may pull"] * 2
+                told.append(self.refused(answer, 403, "DENIED").replace(group.replace("%2F", "/"), "GROUP"))
+            assert told == ["group GROUP: bob has no role here; only members of the group may pull"] * 4
         # Not even for an admin there is a group that is not there.
-        self.refused(await self.get("nowhere", **ADMIN), 403, "DENIED")
+        for group in ("nowhere", "42"):
+            message = self.refused(await self.get(group, **ADMIN), 403, "DENIED")
+            assert message == f"group {group}: root has no role here; only members of the group may pull"
 
     async def test_only_owners_change(self) -> None:
         for group, headers in (("acme%2Ftools", GUEST), ("acme", {"PRIVATE-TOKEN": BOT}), ("closed", OWNER)):
