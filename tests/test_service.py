@@ -29,7 +29,7 @@ from depproxy.config import ConfigError, Settings, load
 from depproxy.oci.digest import Digest
 from depproxy.service import Depproxy
 from depproxy.web.listen import BACKLOG, with_backlog
-from tests.certificates import Authority
+from tests.certificates import CLIENT, Authority
 from tests.index_tools import alive
 from tests.upstream_fake import Call, Registry
 from tests.web_support import REACTOR, Answer, Client, WebTestCase, until
@@ -376,6 +376,30 @@ class Reloading(ServiceTestCase):
         assert await login() == 401
         assert self.has_logged(f"the certificates of listeners stay as they were: {pair.certificate}: must hold")
         assert self.has_logged(f"the users of the htpasswd file stay as they were: {htpasswd}: line 1")
+
+    async def test_another_authority_of_clients(self) -> None:
+        """What a connection was opened with counts no more, nor does a token that was got by it."""
+        ours, other = (Authority(str(self.directory / name)) for name in ("ours", "other"))
+        access = '[users.ci]\ncertificates = ["runner one"]\n[groups.acme]\nmembers = { ci = "guest" }\n'
+        self.configure(f'retries = 0\n[server]\nclient_ca = "{ours.file}"\n{access}')
+        await self.start((*LISTEN, f"ssl:0:{ours.issue().listener}:interface=127.0.0.1"))
+        runner = ours.issue("runner", "runner one", (), use=CLIENT).client()
+        port = int(self.listening[1].rpartition(":")[2])
+        client = await self.tls_client(port, ours.trust, certificate=runner)
+        client.ask("/jwt/auth?service=dependency_proxy")
+        token = json.loads((await client.answer()).body)["token"]
+
+        async def pull(**headers: str) -> str:
+            client.ask("/v2/acme/dependency_proxy/containers/app/manifests/1", **headers)
+            return (await client.answer()).error
+
+        by_token = {"Authorization": f"Bearer {token}"}
+        # Let in, and nothing is there.
+        assert (await pull(), await pull(**by_token)) == ("UNAVAILABLE", "UNAVAILABLE")
+        await self.reload(f'retries = 0\n[server]\nclient_ca = "{ours.file}"\n{access}')
+        assert (await pull(), await pull(**by_token)) == ("UNAVAILABLE", "UNAVAILABLE")
+        await self.reload(f'retries = 0\n[server]\nclient_ca = "{other.file}"\n{access}')
+        assert (await pull(), await pull(**by_token)) == ("UNAUTHORIZED", "UNAUTHORIZED")
 
     async def test_who_was_taken_out_with_a_file_does_not_come_back_with_a_wrong_one(self) -> None:
         files = [self.directory / name for name in ("first", "second")]

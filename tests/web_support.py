@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
-from twisted.internet.ssl import Certificate, optionsForClientTLS
+from twisted.internet.ssl import Certificate, PrivateCertificate, optionsForClientTLS
 from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
@@ -381,10 +381,15 @@ class WebTestCase(TestCase):
         return factory.client
 
     async def tls_client(
-        self, port: int, trust: Certificate, protocols: Sequence[bytes] = (), receive_buffer: int = 0
+        self,
+        port: int,
+        trust: Certificate,
+        protocols: Sequence[bytes] = (),
+        receive_buffer: int = 0,
+        certificate: PrivateCertificate | None = None,
     ) -> Client:
         factory = _Clients(receive_buffer)
-        options = optionsForClientTLS("localhost", trust, acceptableProtocols=list(protocols) or None)
+        options = optionsForClientTLS("localhost", trust, certificate, acceptableProtocols=list(protocols) or None)
         REACTOR.connectSSL("127.0.0.1", port, factory, options)
         await factory.client.opened
         self._clients.append(factory.client)
