@@ -22,6 +22,7 @@ from depproxy.oci.manifest import (
     OCI_MANIFEST,
     Descriptor,
 )
+from depproxy.oci.platform import Platform
 from depproxy.oci.reference import MAX_NAME, Name, Reference, Tag
 
 ALPHANUMERIC = string.ascii_lowercase + string.digits
@@ -103,6 +104,13 @@ def media_types() -> st.SearchStrategy[str]:
             "text/spdx; version=2",
         ]
     )
+
+
+def some_platforms() -> st.SearchStrategy[Platform]:
+    """Platforms of images."""
+    variants = st.sampled_from(["", "v5", "v6", "v7", "v8", "v2", "power9"])
+    architectures = st.sampled_from(["amd64", "arm", "arm64", "386", "s390x", "riscv64"])
+    return st.builds(Platform.of, st.sampled_from(["linux", "windows", "freebsd"]), architectures, variants)
 
 
 def sizes() -> st.SearchStrategy[int]:

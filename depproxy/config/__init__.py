@@ -25,6 +25,7 @@ from depproxy.config.settings import (
     Settings,
     StorageSettings,
     UpstreamSettings,
+    image_names,
 )
 from depproxy.config.units import format_duration, format_size, parse_duration, parse_size
 
@@ -51,6 +52,7 @@ __all__ = [
     "find_admin_socket",
     "format_duration",
     "format_size",
+    "image_names",
     "load",
     "mask",
     "parse_duration",

@@ -24,6 +24,7 @@ from depproxy.config.errors import mask
 from depproxy.config.keys import by, key
 from depproxy.config.units import parse_duration, parse_size
 from depproxy.config.values import Network, each, text
+from depproxy.oci.image import ImageNames
 
 OnMissing = Literal["follow", "keep"]
 
@@ -120,6 +121,11 @@ class MirrorSettings:
     upstream: str = key(names.HUB, text(names.upstream_name))
     anonymous: tuple[Network, ...] = key(LOOPBACK, each(text(values.network)))
     unix_sockets: bool = key(False, values.boolean)
+
+
+def image_names(mirror: MirrorSettings, upstreams: Mapping[str, UpstreamSettings]) -> ImageNames:
+    """What names of images mean with these settings."""
+    return ImageNames(mirror.upstream, {name: upstream.prefixes for name, upstream in upstreams.items()})
 
 
 @frozen

@@ -9,6 +9,7 @@ from typing import NoReturn
 from attrs import frozen
 
 from depproxy.oci.digest import Digest, InvalidDigest, UnsupportedAlgorithm
+from depproxy.oci.platform import UNKNOWN, InvalidPlatform, Platform
 
 __all__ = [
     "DOCKER_LIST",
@@ -24,7 +25,9 @@ __all__ = [
     "InvalidManifest",
     "children",
     "essence",
+    "is_index",
     "is_manifest",
+    "platforms",
 ]
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -79,6 +82,11 @@ def is_manifest(media_type: str) -> bool:
     return kind in INDEX_TYPES or ".manifest." in kind
 
 
+def is_index(media_type: str) -> bool:
+    """Whether this is the type of an image index."""
+    return essence(media_type) in INDEX_TYPES
+
+
 def children(media_type: str, body: bytes) -> tuple[Descriptor, ...]:
     """The config, layers, blobs or manifests that a manifest of this type is made of, in its order.
 
@@ -86,14 +94,39 @@ def children(media_type: str, body: bytes) -> tuple[Descriptor, ...]:
     the registry need not hold it (image-spec, descriptor.md), and a child whose digest algorithm is unsupported,
     which is valid, but nobody can ask for it here. Raises InvalidManifest.
     """
+    found = map(_descriptor, _all_items(media_type, body))
+    return tuple(child for child in found if child is not None)
+
+
+def platforms(media_type: str, body: bytes) -> tuple[tuple[Descriptor, Platform | None], ...]:
+    """The children of an image index, each with the platform that it is for; None where the index names none.
+
+    What is left out by `children` is left out here. Raises InvalidManifest.
+    """
+    found = ((_descriptor(item), _platform(item)) for item in _all_items(media_type, body))
+    return tuple((child, platform) for child, platform in found if child is not None)
+
+
+def _all_items(media_type: str, body: bytes) -> list[object]:
     fields = _CHILDREN.get(essence(media_type))
     if fields is None:
-        return ()
+        return []
     document = _document(body)
     items = [item for field in fields for item in _items(document, field)]
     if len(items) > MAX_CHILDREN:
         raise InvalidManifest(f"manifest has {len(items)} descriptors, more than {MAX_CHILDREN}")
-    return tuple(child for child in map(_descriptor, items) if child is not None)
+    return items
+
+
+def _platform(item: object) -> Platform | None:
+    """What a descriptor says of its platform. Some tools write an empty one, and some what is none."""
+    platform = item.get("platform") if isinstance(item, dict) else None
+    if not platform:
+        return None
+    try:
+        return Platform.of(*(platform.get(field) or "" for field in ("os", "architecture", "variant")))
+    except (AttributeError, TypeError, InvalidPlatform):
+        return UNKNOWN
 
 
 def _document(body: bytes) -> dict[str, object]:
