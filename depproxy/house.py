@@ -31,7 +31,7 @@ from depproxy.cache.expiry import Expirer
 from depproxy.cache.links import Links
 from depproxy.cache.manifests import Manifests
 from depproxy.cache.pins import Pins
-from depproxy.cache.purge import Purger
+from depproxy.cache.purge import Purger, Purges
 from depproxy.cache.questions import Questions
 from depproxy.cache.reconcile import Reconciler
 from depproxy.cache.removal import Remover
@@ -149,11 +149,12 @@ class House:
             settings.server.stall_timeout,
             metrics,
         )
+        self.api = Api(self.administration, self.purges, addresses, metrics)
         status = Status(self.index, metrics, self.blobs.filling).app.resource()
         self.site = Faces(
             self.registry.app.resource(),
             {**dict.fromkeys(STATUS_PATHS, status), TOKEN_PATH: self.token.app.resource()},
-            Api(self.administration, metrics).app.resource(),
+            self.api.app.resource(),
             _networks(settings),
             _origin(settings),
             settings.server.max_connections,
@@ -175,7 +176,7 @@ class House:
         self.expirer = Expirer(
             index, index, tags, links, uses, pins, remover, self.background, self.owners.ttl, metrics
         )
-        self.purger = Purger(index, index, contents, tags, links, uses, remover)
+        self.purges = Purges(Purger(index, index, contents, tags, links, uses, remover), self.background)
         self.reconciler = Reconciler(self.store, index, self.entries, uses, self.background, metrics)
 
     def _build_access(self, settings: Settings, reactor: Any, threads: Threads) -> None:
@@ -206,7 +207,8 @@ class House:
         self.settings = settings
         self.site.networks = _networks(settings)
         self.site.origin = _origin(settings)
-        self.registry.addresses = self.token.addresses = Addresses(settings.mirror, settings.upstreams)
+        addresses = Addresses(settings.mirror, settings.upstreams)
+        self.registry.addresses = self.token.addresses = self.api.addresses = addresses
         self.registry.stall_timeout = settings.server.stall_timeout
         self.owners.configured_ttls = _ttls(settings)
         self.manifests.settings = settings.cache

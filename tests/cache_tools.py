@@ -23,7 +23,7 @@ from depproxy.cache.expiry import Expirer
 from depproxy.cache.links import Links
 from depproxy.cache.manifests import Manifests
 from depproxy.cache.pins import Pins
-from depproxy.cache.purge import Purger
+from depproxy.cache.purge import Purger, Purges
 from depproxy.cache.questions import Questions
 from depproxy.cache.reconcile import Reconciler
 from depproxy.cache.removal import Remover
@@ -258,6 +258,7 @@ class Cache:
         self.purger = Purger(
             self.index, self.index, self.contents, self.tags, self.links, self.uses, self.remover, self.now
         )
+        self.purges = Purges(self.purger, self.background)
         self.reconciler = Reconciler(
             self.place.store, self.index, self.entries, self.uses, self.background, self.metrics
         )

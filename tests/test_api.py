@@ -21,7 +21,9 @@ from depproxy.access.sealing import Sealer
 from depproxy.access.settings import RunTimeSettings
 from depproxy.access.throttle import Throttle
 from depproxy.config import AccessSettings
+from depproxy.index.interface import Home
 from depproxy.metrics import Metrics
+from depproxy.oci.digest import Digest
 from depproxy.oci.errors import OCIError
 from depproxy.oci.reference import Name, Tag
 from depproxy.upstream.interface import Credential
@@ -68,12 +70,13 @@ class ApiTestCase(WebTestCase):
         self.settings.changed = self.gate.forget
         throttle = Throttle(self.index, self.house.clock, AccessSettings())
         self.administration = Administration(*rules, throttle, self.settings)
-        cache = Cache(self.directory / "data")
+        self.cache = cache = Cache(self.directory / "data")
         self.addCleanup(lambda: Deferred.fromCoroutine(cache.settle()))
         cache.hub.put_manifest(APP, b"{}", Tag("1"))
         registry = cache.registry(gate=self.gate)
-        registry.addresses = Addresses(self.house.settings.mirror, UPSTREAMS)
-        self.site = self.faces(registry, api=Api(self.administration, Metrics()).app.resource())
+        registry.addresses = addresses = Addresses(self.house.settings.mirror, UPSTREAMS)
+        api = Api(self.administration, cache.purges, addresses, Metrics())
+        self.site = self.faces(registry, api=api.app.resource())
         self.port = self.listen(self.site)
         self.connection = await self.client(self.port)
 
@@ -420,6 +423,137 @@ class Changing(ApiTestCase):
         self.administration.replace(*self.house.rules())
         self.refused(await self.change("acme", {"enabled": False}, **OWNER), 403, "DENIED")
         self.shown(await self.get("acme", **OWNER))
+
+
+class Purging(ApiTestCase):
+    """DELETE of what a group has in the cache."""
+
+    async def purge(self, group: str, query: str = "", **headers: str) -> Answer:
+        return await self.ask(f"/api/v4/groups/{group}/dependency_proxy/cache{query}", "DELETE", b"", headers)
+
+    async def has(self, group: str, tag: str = "1") -> bool:
+        await self.cache.background.drain()
+        return await self.cache.index.get_tag(Home(group, "docker.io", APP), Tag(tag)) is not None
+
+    async def pull(self, group: str, tag: str = "1") -> None:
+        self.cache.hub.put_manifest(APP, json.dumps({"of": tag}).encode(), Tag(tag))
+        await self.cache.manifests.get(Home(group, "docker.io", APP), Tag(tag))
+        assert await self.has(group, tag)
+
+    def accepted(self, answer: Answer, **expected: object) -> None:
+        assert answer.status == 202, answer
+        assert json.loads(answer.body) == expected
+        assert answer.headers["content-type"] == "application/json"
+
+    async def test_an_owner(self) -> None:
+        await self.pull("acme")
+        await self.pull("other")
+        self.accepted(await self.purge("acme", **OWNER), group="acme", image=None)
+        assert (await self.has("acme"), await self.has("other")) == (False, True)
+        assert self.has_logged("alice (local) has ordered a purge of group acme")
+        assert self.has_logged("purged group acme: 1 blobs, of which 0 are removed, 0 bytes")
+
+    async def test_ways_to_write_a_group(self) -> None:
+        for written in ("acme/tools", "acme%2Ftools", "Acme%2ftools"):
+            await self.pull("acme/tools")
+            self.accepted(await self.purge(written, **OWNER), group="acme/tools", image=None)
+            assert not await self.has("acme/tools")
+
+    async def test_who_may_not(self) -> None:
+        await self.pull("acme")
+        await self.pull("acme/tools")
+        message = self.refused(await self.purge("acme"), 401, "UNAUTHORIZED")
+        assert "a login is needed here" in message
+        self.refused(await self.purge("acme", **basic("alice", "wrong")), 401, "UNAUTHORIZED")
+        message = self.refused(await self.purge("acme%2Ftools", **GUEST), 403, "DENIED")
+        assert message == "group acme/tools: bob is guest; an owner may purge its cache"
+        message = self.refused(await self.purge("acme", **basic("alice", LAPTOP)), 403, "DENIED")
+        assert message == "group acme: a token of alice needs the scope api to purge its cache"
+        for group in ("acme", "nobody"):
+            message = self.refused(await self.purge(group, **GUEST), 403, "DENIED")
+            assert message == f"group {group}: bob has no role here; only members of the group may pull"
+        assert await self.has("acme")
+        assert await self.has("acme/tools")
+
+    async def test_a_maintainer(self) -> None:
+        await self.pull("acme")
+        self.house.reload('alice = "owner"', 'alice = "maintainer"')
+        self.administration.replace(*self.house.rules())
+        message = self.refused(await self.purge("acme", **OWNER), 403, "DENIED")
+        assert message == "group acme: alice is maintainer; an owner may purge its cache"
+        assert await self.has("acme")
+
+    async def test_nothing_to_purge(self) -> None:
+        message = self.refused(await self.purge("acme", **OWNER), 404, "NAME_UNKNOWN")
+        assert message == "group acme: it has nothing in the cache"
+        await self.pull("acme")
+        for query, image in (("org%2Fapp:2", "org/app:2"), ("org/other", "org/other"), ("alpine", "alpine")):
+            message = self.refused(await self.purge("acme", f"?image={query}", **OWNER), 404, "NAME_UNKNOWN")
+            assert message == f"group acme: {image} is not in the cache"
+        assert await self.has("acme")
+
+    async def test_one_tag(self) -> None:
+        for tag in "12":
+            await self.pull("acme", tag)
+        self.accepted(await self.purge("acme", "?image=org/app:1", **OWNER), group="acme", image="org/app:1")
+        assert (await self.has("acme", "1"), await self.has("acme", "2")) == (False, True)
+        assert self.has_logged("purged docker.io/org/app:1 of group acme: 1 blobs, of which 1 are removed, ")
+
+    async def test_a_repository(self) -> None:
+        for tag in "12":
+            await self.pull("acme", tag)
+        self.accepted(
+            await self.purge("acme", "?image=docker.io/org/app", **ADMIN), group="acme", image="docker.io/org/app"
+        )
+        assert (await self.has("acme", "1"), await self.has("acme", "2")) == (False, False)
+
+    async def test_a_digest(self) -> None:
+        await self.pull("acme")
+        image = f"org/app@{Digest.of(json.dumps({'of': '1'}).encode())}"
+        self.accepted(await self.purge("acme", f"?image={image}", **OWNER), group="acme", image=image)
+        assert not await self.has("acme")
+        assert self.has_logged(f"purged docker.io/{image} of group acme: 1 blobs")
+
+    async def test_what_is_no_image(self) -> None:
+        await self.pull("acme")
+        for query, code in (
+            ("image=a:b:c", "NAME_INVALID"),
+            ("image=app@sha256:12", "NAME_INVALID"),
+            ("image=UPPER", "NAME_INVALID"),
+            ("image=", "NAME_INVALID"),
+            ("image=a&image=b", "UNSUPPORTED"),
+            ("image=%C3%A9", "UNSUPPORTED"),
+            ("tag=1", "UNSUPPORTED"),
+        ):
+            self.refused(await self.purge("acme", f"?{query}", **OWNER), 400, code)
+        self.refused(await self.purge("acme", "?image=quay.example/app", **OWNER), 404, "NAME_UNKNOWN")
+        assert await self.has("acme")
+
+    async def test_other_methods(self) -> None:
+        for method in ("GET", "PATCH", "POST"):
+            answer = await self.ask("/api/v4/groups/acme/dependency_proxy/cache", method, b"", OWNER)
+            self.refused(answer, 405, "UNSUPPORTED")
+            assert answer.headers["allow"] == "DELETE"
+        answer = await self.get("acme", "DELETE", **OWNER)
+        assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, PATCH")
+
+    async def test_an_index_that_is_down(self) -> None:
+        await self.pull("acme")
+        self.cache.index.available = False
+        message = self.refused(await self.purge("acme", **OWNER), 504, "UNAVAILABLE")
+        assert message == "group acme: the cache index does not answer: try again"
+        self.cache.index.available = True
+        assert await self.has("acme")
+
+    async def test_two_alike_are_one(self) -> None:
+        await self.pull("acme")
+        self.cache.index.blocked = True
+        orders = [Deferred.fromCoroutine(self.cache.purges.order(name, "acme")) for name in ("alice", "root")]
+        while not all(order.called for order in orders):
+            self.cache.index.release()
+        await self.cache.background.drain()
+        assert self.has_logged("alice has ordered a purge of group acme")
+        assert not self.has_logged("root has ordered")
 
 
 class Pulling(ApiTestCase):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -13,12 +13,12 @@ from twisted.logger import globalLogPublisher
 
 from depproxy.cache import expiry
 from depproxy.cache.purge import Purged
-from depproxy.index.interface import Home, Link, Share
+from depproxy.index.interface import Entry, Home, IndexUnavailable, Link, Share
 from depproxy.oci.digest import Digest
 from depproxy.oci.manifest import OCI_INDEX, OCI_MANIFEST
 from depproxy.oci.reference import Reference, Tag
 from tests.cache_tools import ELSEWHERE, HOME, NAME, NEIGHBOUR, STRANGER, Cache, CacheTestCase, Outcome, some_bytes
-from tests.fakes import MemoryUpstream
+from tests.fakes import MemoryIndex, MemoryUpstream
 from tests.index_tools import Log
 
 DAY = 24 * 60 * 60
@@ -538,6 +538,13 @@ class KeepingToQuotas(KeepingTestCase):
         assert self.held("acme") == {index, *PARTS[0]}
 
 
+class FailingIndex(MemoryIndex):
+    """Goes down when something is to be let go."""
+
+    async def let_go(self, group: str, entries: Sequence[Entry]) -> Sequence[Digest]:
+        raise IndexUnavailable("it is down")
+
+
 class Purging(KeepingTestCase):
     """What is to go now."""
 
@@ -559,6 +566,16 @@ class Purging(KeepingTestCase):
         found = Outcome(self.cache.purger.image(HOME, reference)).value
         assert found is not None
         return found.blobs
+
+    def test_an_order_that_cannot_be_carried_out(self) -> None:
+        self.use(Cache(index=FailingIndex))
+        offer(self.upstream)
+        self.pull(HOME, 0)
+        assert Outcome(self.cache.purges.order("alice", "acme")).value
+        assert self.log.lines[-1].startswith("the purge of group acme is not complete, order it again: ")
+        # It is forgotten, and so can be ordered again.
+        assert Outcome(self.cache.purges.order("alice", "acme")).value
+        assert self.log.count("alice has ordered a purge of group acme") == 2
 
     def test_a_group_of_which_nothing_is_known(self) -> None:
         assert Outcome(self.cache.purger.group("nobody")).value == Purged(0, 0, 0)

@@ -37,13 +37,16 @@ from depproxy.access.portal import Accounts
 from depproxy.access.tokens import Tokens
 from depproxy.cache.background import Background
 from depproxy.cache.blobs import Blobs
+from depproxy.cache.contents import Contents
 from depproxy.cache.documents import Documents
 from depproxy.cache.entries import Entries
 from depproxy.cache.fill import Fill
 from depproxy.cache.interface import BlobSource, Outcome
 from depproxy.cache.links import Links
 from depproxy.cache.manifests import Manifests
+from depproxy.cache.purge import Purger, Purges
 from depproxy.cache.questions import Questions
+from depproxy.cache.removal import Remover
 from depproxy.cache.tags import Tags
 from depproxy.cache.uses import Uses
 from depproxy.config import CacheSettings, GroupSettings, MirrorSettings, UpstreamSettings
@@ -565,6 +568,10 @@ class Cache:
             metrics,
         )
         self.blobs = Blobs(self.store, self.index, entries, links, uses, upstreams, clock, Random(), metrics)
+        contents = Contents(self.store, self.index)
+        remover = Remover(self.store, self.index, self.index, uses, self.manifests.forget, metrics)
+        purger = Purger(self.index, self.index, contents, tags, links, uses, remover, lambda: 1_700_000_000.0)
+        self.purges = Purges(purger, self.background)
         self.documents = Documents(upstreams, settings.documents_ttl, clock)
         self._clock = clock
 

@@ -1,4 +1,4 @@
-"""Who may see the settings of a group, and who may change them."""
+"""Who may see the settings of a group, who may change them, and who may purge its cache."""
 
 from collections.abc import Mapping
 
@@ -36,7 +36,7 @@ ADVICE = "send an access token, or a user name with its password"
 
 
 class Administration:
-    """Settings of groups, for those who may. Raises Unauthenticated; OCIError: DENIED, TOOMANYREQUESTS, UNAVAILABLE."""
+    """What owners may do, for those who may. Raises Unauthenticated; OCIError: DENIED, TOOMANYREQUESTS, UNAVAILABLE."""
 
     _log = Logger()
 
@@ -65,12 +65,7 @@ class Administration:
         self, login: Login | None, caller: ICaller, group: str, choices: Mapping[str, Choice | None]
     ) -> Shown:
         """Make these choices for a group, by their keys; None takes one back. Owners may."""
-        account, role = await self._member(login, caller, group)
-        name = account.identity.name
-        if role < Role.OWNER:
-            raise OCIError(Code.DENIED, f"group {group}: {name} is {role.name.lower()}; an owner may change settings")
-        if not await told(account.administers(), group):
-            raise OCIError(Code.DENIED, f"group {group}: a token of {name} needs the scope api to change settings")
+        account = await self._owner(login, caller, group, "change settings")
         above = self._groups.off(group)
         if choices.get(ENABLED) is True and above is not None:
             raise turned_off(group, above)
@@ -94,6 +89,20 @@ class Administration:
             keys=", ".join(_told(key, choice) for key, choice in choices.items()) or "nothing",
         )
         return self._shown(group)
+
+    async def may_purge(self, login: Login | None, caller: ICaller, group: str) -> str:
+        """Who it is that may purge the group's cache, for the log. Owners may."""
+        identity = (await self._owner(login, caller, group, "purge its cache")).identity
+        return f"{identity.name} ({identity.source})"
+
+    async def _owner(self, login: Login | None, caller: ICaller, group: str, to_do: str) -> Account:
+        account, role = await self._member(login, caller, group)
+        name = account.identity.name
+        if role < Role.OWNER:
+            raise OCIError(Code.DENIED, f"group {group}: {name} is {role.name.lower()}; an owner may {to_do}")
+        if not await told(account.administers(), group):
+            raise OCIError(Code.DENIED, f"group {group}: a token of {name} needs the scope api to {to_do}")
+        return account
 
     async def _member(self, login: Login | None, caller: ICaller, group: str) -> tuple[Account, Role]:
         if login is None:

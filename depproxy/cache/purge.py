@@ -7,13 +7,15 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from attrs import frozen
+from twisted.logger import Logger
 
+from depproxy.cache.background import Background
 from depproxy.cache.contents import Contents
 from depproxy.cache.links import Links
 from depproxy.cache.removal import Remover, Why
 from depproxy.cache.tags import Tags
 from depproxy.cache.uses import Uses
-from depproxy.index.interface import Entry, Home, ICacheIndex, IGroupIndex
+from depproxy.index.interface import Entry, Home, ICacheIndex, IGroupIndex, IndexUnavailable
 from depproxy.oci.digest import Digest
 from depproxy.oci.reference import Reference, Tag
 
@@ -27,6 +29,58 @@ class Purged:
     blobs: int
     removed: int
     removed_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.blobs} blobs, of which {self.removed} are removed, {self.removed_bytes} bytes"
+
+
+class Purges:
+    """Purges that were ordered. Each goes on to its end by itself; of two alike at a time the second is the first."""
+
+    _log = Logger()
+
+    def __init__(self, purger: "Purger", background: Background) -> None:
+        self._purger = purger
+        self._background = background
+        self._running: set[tuple[str, Home | None, Reference | None]] = set()
+
+    async def order(self, who: str, group: str, home: Home | None = None, reference: Reference | None = None) -> bool:
+        """
+        Begin a purge of a group, of its repository `home`, or of one image in that; False where nothing is known of
+        it. `who` is for the log. Raises IndexUnavailable.
+        """
+        if not await self._purger.knows(group, home, reference):
+            return False
+        what = group, home, reference
+        if what not in self._running:
+            self._running.add(what)
+            self._background.spawn(self._run(who, *what), f"purge of {_named(*what)}")
+        return True
+
+    async def _run(self, who: str, group: str, home: Home | None, reference: Reference | None) -> None:
+        what, named = (group, home, reference), _named(group, home, reference)
+        self._log.info("{who} has ordered a purge of {what}", who=who, what=named)
+        try:
+            if home is None:
+                purged: Purged | None = await self._purger.group(group)
+            elif reference is None:
+                purged = await self._purger.repository(home)
+            else:
+                purged = await self._purger.image(home, reference)
+        except IndexUnavailable as error:
+            self._log.error("the purge of {what} is not complete, order it again: {error}", what=named, error=error)
+            return
+        finally:
+            self._running.discard(what)
+        self._log.info("purged {what}: {purged}", what=named, purged=purged or "it was gone already")
+
+
+def _named(group: str, home: Home | None, reference: Reference | None) -> str:
+    if home is None:
+        return f"group {group}"
+    separator = "@" if isinstance(reference, Digest) else ":"
+    image = f"{home.upstream}/{home.repository}"
+    return f"{image if reference is None else f'{image}{separator}{reference}'} of group {group}"
 
 
 class Purger:
@@ -101,6 +155,14 @@ class Purger:
                 break
         await self._groups.unlink(home, list(own))
         return await self._let_go(home, list(own))
+
+    async def knows(self, group: str, home: Home | None, reference: Reference | None) -> bool:
+        """Whether there is anything to purge: of a group, of its repository `home`, or of an image in that."""
+        if home is None:
+            return group in await self._groups.groups()
+        if reference is not None:
+            return await self._contents.root(home, reference) is not None
+        return any([home == known async for known in self._homes(group)])
 
     async def _let_go(self, home: Home, digests: Sequence[Digest]) -> Purged:
         """The home has no links to these any more; its group lets go of what it needs in no other repository."""

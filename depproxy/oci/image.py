@@ -9,7 +9,7 @@ from depproxy.oci.digest import Digest
 from depproxy.oci.errors import Code, OCIError
 from depproxy.oci.reference import InvalidName, Name, Reference, Tag, library
 
-__all__ = ["DOCKER_HUB", "LATEST", "ImageNames", "parse_image"]
+__all__ = ["DOCKER_HUB", "LATEST", "ImageNames", "parse_image", "split_image"]
 
 DOCKER_HUB = "docker.io"
 # The names under which clients know Docker Hub.
@@ -25,8 +25,14 @@ def parse_image(text: str) -> tuple[str, Reference]:
     Where there are both, the digest counts; where there is neither, the tag is `latest`. Of the name nothing is looked
     at: `ImageNames` says what it means. Raises InvalidTag or InvalidDigest.
     """
+    name, reference = split_image(text)
+    return name, LATEST if reference is None else reference
+
+
+def split_image(text: str) -> tuple[str, Reference | None]:
+    """The same; None where there is neither tag nor digest: then all of the repository is meant."""
     name, at, digest = text.partition("@")
-    tag = LATEST
+    tag = None
     colon = name.rfind(":")
     # One before the last slash parts a host from its port.
     if colon > name.rfind("/"):
@@ -35,7 +41,8 @@ def parse_image(text: str) -> tuple[str, Reference]:
 
 
 class ImageNames:
-    """Resolves names of images by `upstreams`, each with its prefixes; `default` is the upstream of those that name none."""
+    """Resolves names of images by `upstreams`, each with its prefixes; `default` is the upstream of those that name
+    none."""
 
     def __init__(self, default: str, upstreams: Mapping[str, Sequence[str]]) -> None:
         self._default = default

@@ -51,6 +51,10 @@ class Addresses:
             home = self._recent[key] = self._resolve(path, prefix, namespace)
         return home
 
+    def image(self, group: str, name: str) -> Home:
+        """The home of the group that an image's name means. Raises OCIError: NAME_INVALID, NAME_UNKNOWN."""
+        return Home(group, *self._names.find(name))
+
     def group(self, path: str) -> str:
         """
         The group that a request for this path means; nothing else of the path is looked at. Raises OCIError

@@ -1,4 +1,4 @@
-"""The API: the settings of a group. Addresses and logins are those of GitLab's."""
+"""The API: the settings of a group, and its cache to purge. Addresses and logins are those of GitLab's."""
 
 import json
 from collections.abc import Mapping
@@ -10,32 +10,45 @@ from twisted.web.http import Request
 from depproxy.access.administration import Administration, Shown
 from depproxy.access.choices import CONFIGURATION, CREDENTIAL, ENABLED, MOST_TTL_DAYS, TTL_DAYS, TTL_ENABLED, Choice
 from depproxy.access.errors import Unauthenticated
+from depproxy.cache.purge import Purges
 from depproxy.config.errors import Wrong
 from depproxy.config.names import group_path
 from depproxy.config.values import username
+from depproxy.index.interface import Home, IndexUnavailable
 from depproxy.metrics import Metrics
 from depproxy.oci.errors import Code, OCIError
+from depproxy.oci.image import split_image
+from depproxy.oci.reference import Reference
 from depproxy.upstream.interface import Credential
+from depproxy.web.addresses import Addresses
 from depproxy.web.caller import Caller
 from depproxy.web.logins import from_headers
 from depproxy.web.render import ask_login, fail
 from depproxy.web.routing import Application
 
 API = b"/api/v4/"
-CHANGING = (b"GET", b"HEAD", b"PATCH")
+SETTINGS_METHODS = (b"GET", b"HEAD", b"PATCH")
+CACHE_METHODS = (b"DELETE",)
 KEYS = (ENABLED, "identity", "secret", TTL_ENABLED, TTL_DAYS)
 LONGEST_SECRET = 255
 
 Choices = Mapping[str, Choice | None]
 
 
+def methods(path: bytes) -> tuple[bytes, ...]:
+    """What may be asked of an address of the API."""
+    return CACHE_METHODS if path.endswith(b"/dependency_proxy/cache") else SETTINGS_METHODS
+
+
 class Api:
-    """Klein's handlers."""
+    """Klein's handlers. `addresses` may be replaced at any time."""
 
     app = Application()
 
-    def __init__(self, administration: Administration, metrics: Metrics) -> None:
+    def __init__(self, administration: Administration, purges: Purges, addresses: Addresses, metrics: Metrics) -> None:
         self._administration = administration
+        self._purges = purges
+        self.addresses = addresses
         self._metrics = metrics
 
     @app.route("/api/v4/groups/<path:group>/dependency_proxy/settings")
@@ -51,6 +64,35 @@ class Api:
             raise ask_login(error) from None
         return _answer(request, _document(shown))
 
+    @app.route("/api/v4/groups/<path:group>/dependency_proxy/cache")
+    async def cache(self, request: Request, group: str) -> bytes:
+        """
+        Begin to purge what the group has (202), all of it or the `image` of the query, a repository or one tag or
+        digest of it; or why not: 400, 401, 403, 404, 429, 504.
+        """
+        try:
+            path, login, caller = _group(group), from_headers(request), Caller(request)
+            who = await self._administration.may_purge(login, caller, path)
+        except Unauthenticated as error:
+            raise ask_login(error) from None
+        image = _image(request)
+        home, reference = (None, None) if image is None else self._home(path, image)
+        try:
+            if not await self._purges.order(who, path, home, reference):
+                what = "it has nothing" if image is None else f"{image} is not"
+                raise OCIError(Code.NAME_UNKNOWN, f"group {path}: {what} in the cache")
+        except IndexUnavailable:
+            raise OCIError(Code.UNAVAILABLE, f"group {path}: the cache index does not answer: try again") from None
+        request.setResponseCode(202)
+        return _answer(request, {"group": path, "image": image})
+
+    def _home(self, group: str, image: str) -> tuple[Home, Reference | None]:
+        try:
+            name, reference = split_image(image)
+        except ValueError as error:
+            raise OCIError(Code.NAME_INVALID, f"image: {error}") from None
+        return self.addresses.image(group, name), reference
+
     @app.handle_errors(Exception)  # type: ignore[arg-type]  # Klein types handlers by IRequest.
     def failed(self, request: Request, failure: Failure) -> None:
         """Every error that the handler raised."""
@@ -62,6 +104,22 @@ def _group(text: str) -> str:
         return group_path(text)
     except Wrong as wrong:
         raise OCIError(Code.NAME_INVALID, f"{text[:100]!r} {wrong}") from None
+
+
+def _image(request: Request) -> str | None:
+    """The one image that the query names. Raises OCIError (400)."""
+    query: dict[bytes, list[bytes]] = request.args or {}
+    for key in query:
+        if key != b"image":
+            raise _mistake(f"{key[:100]!r} is no parameter of a purge; there is image")
+    given = query.get(b"image", [])
+    if not given:
+        return None
+    try:
+        (image,) = given
+        return image.decode("ascii")
+    except ValueError:
+        raise _mistake("image must be one name of an image, such as alpine or alpine:3.19") from None
 
 
 def _body(request: Request) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from twisted.web.server import Request, Site
 from depproxy import __version__
 from depproxy.access.networks import Networks, address_text
 from depproxy.oci.errors import Code, OCIError
-from depproxy.web.api import API, CHANGING
+from depproxy.web.api import API, methods
 from depproxy.web.caller import NO_CERTIFICATE
 from depproxy.web.channel import BoundedChannel, BoundedRequest
 from depproxy.web.origin import Origin, is_host
@@ -112,7 +112,7 @@ class Faces(Site):
         ):
             # RFC 9112 section 3.2.
             return OCIError(Code.UNSUPPORTED, "the Host header is missing or names no host", status=400)
-        allowed = CHANGING if request.path.startswith(API) else METHODS.get(request.path, READING)
+        allowed = methods(request.path) if request.path.startswith(API) else METHODS.get(request.path, READING)
         if request.method not in allowed:
             method = request.method.decode("latin-1")
             return OCIError(
