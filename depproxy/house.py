@@ -150,7 +150,7 @@ class House:
             metrics,
         )
         self.api = Api(self.administration, self.purges, addresses, metrics)
-        status = Status(self.index, metrics, self.blobs.filling).app.resource()
+        status = Status(self.index, self.index, metrics, self.blobs.filling).app.resource()
         self.site = Faces(
             self.registry.app.resource(),
             {**dict.fromkeys(STATUS_PATHS, status), TOKEN_PATH: self.token.app.resource()},

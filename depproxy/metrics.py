@@ -75,6 +75,15 @@ class Metrics:
         )
         self.blobs = Gauge("depproxy_cache_blobs", "Blobs and manifests in the cache.", registry=registry)
         self.blob_bytes = Gauge("depproxy_cache_bytes", "Bytes in the cache.", registry=registry)
+        self.group_blobs = Gauge(
+            "depproxy_group_blobs", "Blobs and manifests that a group holds.", ["group"], registry=registry
+        )
+        self.group_bytes = Gauge(
+            "depproxy_group_bytes",
+            "Bytes that a group holds; what several hold counts for each.",
+            ["group"],
+            registry=registry,
+        )
         self.max_bytes = Gauge(
             "depproxy_cache_max_bytes", "Bytes that the cache may hold before it evicts; +Inf: any.", registry=registry
         )

@@ -24,6 +24,8 @@ NAMES = {
     "depproxy_cache_blobs",
     "depproxy_cache_bytes",
     "depproxy_cache_max_bytes",
+    "depproxy_group_blobs",
+    "depproxy_group_bytes",
     "depproxy_removed_blobs",
     "depproxy_removed_bytes",
 }

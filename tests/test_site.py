@@ -736,7 +736,8 @@ class HandlerErrors(SiteTestCase):
             async def totals(self) -> tuple[int, int]:
                 raise ZeroDivisionError("a defect")
 
-        client = await self.start(status=Status(Broken(lambda: 0.0), Metrics(), lambda: 0))
+        broken = Broken(lambda: 0.0)
+        client = await self.start(status=Status(broken, broken, Metrics(), lambda: 0))
         for path in ("/readyz", "/metrics"):
             client.ask(path)
             answer = await client.answer()

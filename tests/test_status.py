@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 from depproxy import __version__
+from depproxy.index.interface import Home
 from depproxy.metrics import Metrics
 from depproxy.oci.digest import Digest
-from depproxy.web.status import Status
-from tests.cache_tools import HOME
+from depproxy.web.status import MOST_GROUPS, Status
+from tests.cache_tools import HOME, NAME, STRANGER
 from tests.fakes import MemoryIndex
 from tests.test_metrics import samples
 from tests.web_support import Answer, Cache, Client, WebTestCase
@@ -20,7 +21,7 @@ class StatusTestCase(WebTestCase):
         self.index = MemoryIndex(lambda: 0.0)
         self.metrics = Metrics()
         self.fills = 0
-        status = Status(self.index, self.metrics, lambda: self.fills)
+        status = Status(self.index, self.index, self.metrics, lambda: self.fills)
         self.port = self.listen(self.faces(Cache(self.directory / "data").registry(), status=status))
 
     async def get(self, path: str, method: str = "GET", client: Client | None = None) -> Answer:
@@ -60,6 +61,27 @@ class StatusTestCase(WebTestCase):
         assert found["depproxy_cache_blobs", ()] == 2
         assert found["depproxy_cache_bytes", ()] == 1234
         assert found["depproxy_requests_total", ("blob", "hit")] == 1
+
+    async def test_the_numbers_of_groups(self) -> None:
+        await self.index.put_blob(Digest.of(b"a"), 1000, [HOME, STRANGER])
+        await self.index.put_blob(Digest.of(b"b"), 234, [HOME])
+        await self.get("/metrics")
+        found = samples(self.metrics)
+        assert [found["depproxy_group_blobs", (group,)] for group in ("acme", "other")] == [2, 1]
+        assert [found["depproxy_group_bytes", (group,)] for group in ("acme", "other")] == [1234, 1000]
+        for home in (HOME, STRANGER):
+            await self.index.forget_home(home)
+        await self.index.let_go("other", await self.index.coldest_of("other", 1))
+        await self.get("/metrics")
+        assert ("depproxy_group_blobs", ("other",)) not in samples(self.metrics)
+
+    async def test_the_numbers_of_very_many_groups(self) -> None:
+        for number in range(MOST_GROUPS + 2):
+            home = Home(f"g{number}", "docker.io", NAME)
+            await self.index.put_blob(Digest.of(b"%d" % number), number, [home])
+        await self.get("/metrics")
+        names = {labels for name, labels in samples(self.metrics) if name == "depproxy_group_bytes"}
+        assert names == {(f"g{number}",) for number in range(2, MOST_GROUPS + 2)}
 
     async def test_the_numbers_without_the_index(self) -> None:
         """The last totals stay: a drop to nothing would be told to whoever is on call."""

@@ -332,7 +332,8 @@ class WebTestCase(TestCase):
         more: Mapping[bytes, IResource] = MappingProxyType({}),
         api: IResource | None = None,
     ) -> Faces:
-        status = status or Status(MemoryIndex(lambda: 0.0), Metrics(), lambda: 0)
+        index = MemoryIndex(lambda: 0.0)
+        status = status or Status(index, index, Metrics(), lambda: 0)
         return Faces(
             registry.app.resource(),
             {**dict.fromkeys(STATUS_PATHS, status.app.resource()), **more},
