@@ -45,8 +45,9 @@ from depproxy.storage.files import FileStore
 from depproxy.upstream.client import make_upstream
 from depproxy.upstream.upstreams import Upstreams
 from depproxy.web.addresses import Addresses
+from depproxy.web.admin.ratelimit import RateLimitFace
 from depproxy.web.admin.site import AdminSite
-from depproxy.web.admin.status import StatusFace
+from depproxy.web.admin.status import Running, StatusFace
 from depproxy.web.api import Api
 from depproxy.web.origin import Origin
 from depproxy.web.pem import TLSFileError
@@ -160,7 +161,9 @@ class House:
             settings.server.max_connections,
             reactor,
         )
-        self.admin = AdminSite({"status": StatusFace().app.resource()}, reactor)
+        # Told by who listens.
+        self.listeners: list[str] = []
+        self._build_admin(reactor)
         self.tls = TLSContexts(settings.server.client_ca, time.time)
         self._authority = fingerprint(settings.server.client_ca)
 
@@ -189,6 +192,20 @@ class House:
         self.gate = Gate(groups, accounts, self.tokens, self.owners.enabled)
         self.issuer = Issuer(groups, accounts, self.tokens, self.refresh_tokens, self.throttle)
         self.administration = Administration(groups, accounts, self.throttle, self.owners)
+
+    def _build_admin(self, reactor: Any) -> None:
+        running = Running(
+            self.listeners,
+            lambda: self.site.draining,
+            lambda: self.settings.storage.max_size,
+            self.blobs.fills,
+            self.questions.holding_off,
+        )
+        faces = {
+            "status": StatusFace(running, self.index, self.upstreams, self.metrics, reactor).app.resource(),
+            "ratelimit": RateLimitFace(self.upstreams, reactor).app.resource(),
+        }
+        self.admin = AdminSite(faces, reactor)
 
     def _owners_changed(self) -> None:
         """An owner has changed settings of a group, here or in another process."""

@@ -103,6 +103,14 @@ class Metrics:
         self.answered = {(kind, outcome): self.requests.labels(kind, outcome) for kind in KINDS for outcome in OUTCOMES}
         self.served = {kind: self.bytes_served.labels(kind) for kind in KINDS}
 
+    def answers(self) -> dict[str, dict[str, int]]:
+        """How many requests were answered since the start, by kind and outcome."""
+        found = {kind: dict.fromkeys(OUTCOMES, 0) for kind in KINDS}
+        for metric in self.requests.collect():
+            for sample in metric.samples:
+                found[sample.labels["kind"]][sample.labels["outcome"]] = round(sample.value)
+        return found
+
     def exposition(self) -> bytes:
         """Everything in the Prometheus text format 0.0.4."""
         return generate_latest(self.registry)

@@ -113,7 +113,8 @@ class Depproxy(Service):
         for description in self.house.settings.server.listen:
             port = await make_endpoint(self._reactor, with_backlog(description), self.house.tls).listen(self.house.site)
             self._ports.append(port)
-            self._log.info("listening on {address}", address=described(port.getHost()))
+            self.house.listeners.append(described(port.getHost()))
+            self._log.info("listening on {address}", address=self.house.listeners[-1])
         for name, upstream in self.house.settings.upstreams.items():
             self._log.info("upstream {name} is {url}", name=name, url=upstream.url)
         self._log.info(

@@ -17,9 +17,8 @@ import pytest
 from click.testing import CliRunner
 
 from depproxy import __version__
-from depproxy.cli import client as client_module
 from depproxy.cli.client import Answer, Service, service_options
-from depproxy.cli.command import Refused
+from depproxy.cli.command import UNIT_CONFIG, UNIT_STATE, Refused
 
 OURS = f"Server: depproxy/{__version__}\r\n"
 
@@ -261,10 +260,10 @@ def test_the_socket_without_a_file(tmp_path: Path) -> None:
 
 def test_the_socket_of_the_unit() -> None:
     """systemd alone knows where the unit's state is; so its configuration file stands for it."""
-    assert Path("/etc/depproxy/depproxy.toml") == client_module.UNIT_CONFIG
+    assert Path("/etc/depproxy/depproxy.toml") == UNIT_CONFIG
     unit = (Path(__file__).parent.parent / "systemd/depproxy.service").read_text()
-    assert f"--config {client_module.UNIT_CONFIG}" in unit
-    assert f"StateDirectory={Path(client_module.UNIT_STATE).name}\n" in unit
+    assert f"--config {UNIT_CONFIG}" in unit
+    assert f"StateDirectory={Path(UNIT_STATE).name}\n" in unit
 
 
 def test_a_wrong_configuration(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from twisted.web.http_headers import Headers
 from depproxy.metrics import Metrics
 from depproxy.oci.reference import Name, Tag
 from depproxy.upstream.errors import Throttled
-from depproxy.upstream.ratelimit import MAX_SOURCES, RateLimit, RateLimits, parse_quota
+from depproxy.upstream.interface import RateLimit
+from depproxy.upstream.ratelimit import MAX_SOURCES, RateLimits, parse_quota
 from tests.upstream_fake import UpstreamCase, answers
 
 REPOSITORY = Name("library/alpine")

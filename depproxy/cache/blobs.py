@@ -4,7 +4,7 @@ Bytes are shared by digest, permission never is: a group's repository gets a blo
 a manifest that was served there or because upstream, asked in that repository's name, has it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 
@@ -119,6 +119,10 @@ class Blobs:
     def filling(self) -> int:
         """How many fills are under way."""
         return len(self._fills)
+
+    def fills(self) -> Sequence[Fill]:
+        """Those under way."""
+        return tuple(self._fills.values())
 
     async def stop(self) -> None:
         """Stop what is being downloaded, whose bytes stay for the next start; what is complete is stored first."""

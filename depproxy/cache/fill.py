@@ -65,6 +65,8 @@ class Fill:
         self.verified = False
         self.failure: Exception | None = None
         self.file: IGrowingFile | None = None
+        # By the clock.
+        self.began = clock.seconds()
         self._store = store
         self._clock = clock
         self._random = random
@@ -84,6 +86,11 @@ class Fill:
             return 0
         written: int = self.file.written
         return written if self.verified else max(0, written - 1)
+
+    @property
+    def waiters(self) -> int:
+        """Requests that are attached to it: those that follow, and those that wait for its first byte."""
+        return len(self._followers) + len(self._ready)
 
     @property
     def _limit(self) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from attrs import frozen
 from cachetools import TLRUCache, TTLCache
 from twisted.internet.interfaces import IReactorTime
 
@@ -21,6 +22,14 @@ REMEMBERED_TROUBLE = 20_000
 # How long what has just failed is left alone where a copy is at hand; a 429 may name its own time.
 HOLD_OFF = 5.0
 LONGEST_HOLD_OFF = 60.0
+
+
+@frozen
+class HeldOff:
+    """For how many more seconds all of an upstream is left alone (0: it is not), and how many repositories are."""
+
+    seconds: float
+    repositories: int
 
 
 class Questions:
@@ -59,6 +68,18 @@ class Questions:
         upstream = self._upstream(home)
         until = max(self._hold_off.get((upstream, name), 0.0) for name in (home.repository, None))
         return self._clock.seconds() < until
+
+    def holding_off(self) -> dict[str, HeldOff]:
+        """What is left alone at the moment, by the names of upstreams."""
+        now, found = self._clock.seconds(), dict[str, HeldOff]()
+        for (upstream, repository), until in self._hold_off.items():
+            if until > now:
+                before = found.get(upstream.name, HeldOff(0.0, 0))
+                found[upstream.name] = HeldOff(
+                    max(before.seconds, until - now if repository is None else 0.0),
+                    before.repositories + (repository is not None),
+                )
+        return found
 
     async def head(self, home: Home, reference: Reference, deadline: Deadline) -> ManifestHead:
         """Upstream's HEAD. Raises UpstreamError."""

@@ -9,6 +9,7 @@ from depproxy.cli.accounts import hash_password_command, user
 from depproxy.cli.check import check_config
 from depproxy.cli.command import example
 from depproxy.cli.keys import keys
+from depproxy.cli.ratelimit import ratelimit
 from depproxy.cli.status import status
 from depproxy.cli.tokens import token
 
@@ -17,6 +18,7 @@ _SERVER = "twistd --nodaemon --pidfile= depproxy --config /etc/depproxy/depproxy
 
 @click.group(
     epilog=example(
+        "depproxy status",
         "depproxy check-config /etc/depproxy/depproxy.toml",
         "depproxy user add alice --group acme=guest",
         "depproxy token create --user alice --name laptop --expires 90d",
@@ -28,5 +30,13 @@ def main() -> None:
     """Looks after depproxy, a pull-through cache for container images."""
 
 
-for command in (status, check_config, hash_password_command, user, token, keys):
+for command in (
+    status,
+    ratelimit,
+    check_config,
+    hash_password_command,
+    user,
+    token,
+    keys,
+):
     main.add_command(command)

@@ -15,16 +15,11 @@ from urllib.parse import urlencode
 
 import click
 from attrs import frozen
-from click.core import ParameterSource
 
 from depproxy import __version__
-from depproxy.cli.command import Refused, config_option, environ
+from depproxy.cli.command import Refused, config_option, configured, service_environ
 from depproxy.config import ConfigError, find_admin_socket
 from depproxy.config.errors import one_line
-
-# Where the unit reads its configuration, and what its StateDirectory= makes.
-UNIT_CONFIG: Final = Path("/etc/depproxy/depproxy.toml")
-UNIT_STATE: Final = "/var/lib/depproxy"
 
 # Seconds until an answer begins, and between its parts: an operation that takes longer sends empty lines meanwhile.
 PATIENCE: Final = 60.0
@@ -149,13 +144,9 @@ def _at(context: click.Context, config: Path, path: Path | None) -> Path:
     """Where the admin socket is. Raises Refused."""
     if path is not None:
         return path
-    given = context.get_parameter_source("config") is not ParameterSource.DEFAULT
-    found = config if given or config.exists() else None
-    environment = environ()
-    if found == UNIT_CONFIG:
-        environment.setdefault("STATE_DIRECTORY", UNIT_STATE)
+    found = configured(context, config)
     try:
-        return find_admin_socket(found, environment)
+        return find_admin_socket(found, service_environ(found))
     except ConfigError as error:
         raise Refused(str(error)) from None
 

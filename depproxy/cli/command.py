@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import click
+from click.core import ParameterSource
 
 _LONGEST_LINE: Final = 64 << 10
 
@@ -42,13 +43,17 @@ def example(*lines: str, more: str = "") -> str:
     return f"\b\n{'examples' if len(lines) > 1 else 'example'}:\n{shown}" + (f"\n{more}" if more else "")
 
 
+# Where the unit reads its configuration, and what its StateDirectory= makes.
+UNIT_CONFIG: Final = Path("/etc/depproxy/depproxy.toml")
+UNIT_STATE: Final = "/var/lib/depproxy"
+
 config_option = click.option(
     "--config",
     "-c",
     # Whoever opens it says what to do where that is not possible.
     type=click.Path(path_type=Path, readable=False),
     envvar="DEPPROXY_CONFIG",
-    default=Path("/etc/depproxy/depproxy.toml"),
+    default=UNIT_CONFIG,
     show_default=True,
     show_envvar=True,
     metavar="FILE",
@@ -104,6 +109,20 @@ def _checked(password: str) -> str:
     if not password.isprintable() and any(0xD800 <= ord(character) < 0xE000 for character in password):
         raise Refused("the password is not in the terminal's character set; set LANG to a UTF-8 one")
     return password
+
+
+def configured(context: click.Context, config: Path) -> Path | None:
+    """The configuration file of the service; None if nobody has named one, and there is none where it is looked for."""
+    given = context.get_parameter_source("config") is not ParameterSource.DEFAULT
+    return config if given or config.exists() else None
+
+
+def service_environ(config: Path | None) -> dict[str, str]:
+    """The environment of the service: the unit's configuration leaves storage.path to systemd."""
+    found = environ()
+    if config == UNIT_CONFIG:
+        found.setdefault("STATE_DIRECTORY", UNIT_STATE)
+    return found
 
 
 def environ() -> dict[str, str]:

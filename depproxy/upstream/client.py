@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from copy import copy
@@ -26,9 +27,19 @@ from depproxy.upstream.connect import Direct, IRoutes, ThroughProxy, https_polic
 from depproxy.upstream.credentials import Credentials, Given
 from depproxy.upstream.errors import Invalid
 from depproxy.upstream.exchange import Ask, Elsewhere, Exchange
+from depproxy.upstream.health import Health
 from depproxy.upstream.http import Http, header
-from depproxy.upstream.interface import Credential, Document, IBlobStream, IUpstream, Manifest, ManifestHead
-from depproxy.upstream.ratelimit import RateLimit, RateLimits
+from depproxy.upstream.interface import (
+    Credential,
+    Document,
+    IBlobStream,
+    IUpstream,
+    Manifest,
+    ManifestHead,
+    RateLimit,
+    UpstreamState,
+)
+from depproxy.upstream.ratelimit import RateLimits, read_rate_limit
 from depproxy.upstream.retry import Retry
 from depproxy.upstream.waiting import Permit, Permits, TimedOut, bounded
 
@@ -65,8 +76,10 @@ class RegistryClient:
         permits: Permits,
         ratelimits: RateLimits,
         exchange: Exchange,
+        health: Health,
     ) -> None:
         self.name = settings.name
+        self._settings = settings
         self._silence = settings.silence_timeout
         self._clock = clock
         self._pool = pool
@@ -74,6 +87,23 @@ class RegistryClient:
         self._permits = permits
         self._ratelimits = ratelimits
         self._exchange = exchange
+        self._health = health
+
+    @property
+    def state(self) -> UpstreamState:
+        """How it has been."""
+        settings, health = self._settings, self._health
+        return UpstreamState(
+            self.name,
+            settings.url,
+            settings.username,
+            self.connections,
+            settings.max_connections,
+            health.last_success,
+            health.last_failure,
+            health.failure,
+            self.rate_limits,
+        )
 
     @property
     def rate_limits(self) -> Mapping[str, RateLimit]:
@@ -109,6 +139,16 @@ class RegistryClient:
             return ManifestHead(digest_of(headers), media_type_of(headers), size_of(headers))
 
         return await self._exchange.ask(Ask("HEAD", repository, f"manifests/{reference}", _MANIFESTS), take)
+
+    async def head_rate_limit(self, repository: Name, reference: Reference) -> tuple[str, RateLimit] | None:
+        """What the answer to a HEAD of a manifest says about limits, with the source that it names."""
+
+        async def take(response: IResponse, _: Permit) -> tuple[str, RateLimit] | None:
+            return read_rate_limit(response.headers)
+
+        return await self._exchange.ask(
+            Ask("HEAD", repository, f"manifests/{reference}", _MANIFESTS, retry=False), take
+        )
 
     async def get_manifest(self, repository: Name, reference: Reference) -> Manifest:
         async def take(response: IResponse, _: Permit) -> Manifest:
@@ -202,11 +242,12 @@ def make_upstream(
     *,
     clock: IReactorTime | None = None,
     jitter: Callable[[], float] = random.random,
+    now: Callable[[], float] = time.time,
 ) -> RegistryClient:
     """A client for the upstream that ``settings`` describe. ``clock`` measures all limits of time; the reactor
-    does by default."""
-    name, time = settings.name, reactor if clock is None else clock
-    pool = QuietPool(time, persistent=True)  # type: ignore[no-untyped-call]  # Twisted leaves it unannotated.
+    does by default. ``now`` is Unix time."""
+    name, clock = settings.name, reactor if clock is None else clock
+    pool = QuietPool(clock, persistent=True)  # type: ignore[no-untyped-call]  # Twisted leaves it unannotated.
     pool.maxPersistentPerHost = settings.max_connections
     pool.cachedConnectionTimeout = IDLE
     policy = https_policy(settings.ca_file)
@@ -215,26 +256,28 @@ def make_upstream(
         routes = ThroughProxy(reactor, policy, settings.connect_timeout, settings.proxy)
     agent = UpstreamAgent(
         name,
-        time,
+        clock,
         pool=pool,
         routes=routes,
         limits=Limits(settings.connect_timeout, settings.first_byte_timeout),
         answered=lambda method, status: metrics.upstream_requests.labels(name, method, str(status)).inc(),
         plain_http=settings.url.startswith("http:"),
     )
-    http = Http(name, reactor, time, agent)
-    auth = Authenticator(settings, http, time)
+    http = Http(name, reactor, clock, agent)
+    auth = Authenticator(settings, http, clock)
     permits = Permits(settings.max_connections)
     ratelimits = RateLimits(name, metrics)
+    health = Health(now)
     exchange = Exchange(
         settings.url,
         http=http,
         auth=auth,
         credentials=Credentials(settings),
         permits=permits,
-        retry=Retry(time, jitter, settings.retries, settings.first_byte_timeout),
+        retry=Retry(clock, jitter, settings.retries, settings.first_byte_timeout),
         ratelimits=ratelimits,
+        health=health,
     )
     return RegistryClient(
-        settings, time, pool=pool, auth=auth, permits=permits, ratelimits=ratelimits, exchange=exchange
+        settings, clock, pool=pool, auth=auth, permits=permits, ratelimits=ratelimits, exchange=exchange, health=health
     )

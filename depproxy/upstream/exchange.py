@@ -14,6 +14,7 @@ from depproxy.upstream.agent import redirected_to
 from depproxy.upstream.auth import Authenticator, Grant
 from depproxy.upstream.credentials import ICredentials
 from depproxy.upstream.errors import Unavailable, UpstreamError
+from depproxy.upstream.health import Health
 from depproxy.upstream.http import Http, error_for
 from depproxy.upstream.ratelimit import RateLimits
 from depproxy.upstream.redirects import Url
@@ -74,6 +75,7 @@ class Exchange:
         permits: Permits,
         retry: Retry,
         ratelimits: RateLimits,
+        health: Health,
     ) -> None:
         self._url = url
         self._http = http
@@ -82,6 +84,7 @@ class Exchange:
         self._permits = permits
         self._retry = retry
         self._ratelimits = ratelimits
+        self._health = health
         self._refuses_heads = False
 
     def acting_as(self, credentials: ICredentials) -> Exchange:
@@ -93,9 +96,16 @@ class Exchange:
     async def ask(self, ask: Ask, take: Callable[[IResponse, Permit], Awaitable[_T]]) -> _T:
         """What ``take`` makes of the answer, which has status 200 or 206. It is part of each attempt, and must
         read or drop the body."""
-        if not ask.retry:
-            return await self._authorized(ask, take)
-        return await self._retry.run(lambda: self._authorized(ask, take))
+        try:
+            if ask.retry:
+                taken = await self._retry.run(lambda: self._authorized(ask, take))
+            else:
+                taken = await self._authorized(ask, take)
+        except UpstreamError as error:
+            self._health.failed(error)
+            raise
+        self._health.succeeded()
+        return taken
 
     async def _authorized(self, ask: Ask, take: Callable[[IResponse, Permit], Awaitable[_T]]) -> _T:
         grant = await self._auth.authorize(ask.repository, self._credentials)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen
 from zope.interface import Attribute, Interface
@@ -123,6 +123,47 @@ class IUpstreams(Interface):
 
         Groups get equal objects exactly where the credential in use is the same one. So an answer may be shared by
         all who have got equal objects, and by nobody else.
+        """
+
+
+@frozen
+class RateLimit:
+    """``limit`` and ``remaining`` in pulls, ``window`` in seconds; each None where upstream did not say."""
+
+    limit: int | None
+    remaining: int | None
+    window: int | None
+
+
+@frozen
+class UpstreamState:
+    """How an upstream has been since the start. Times are Unix time, None: not yet.
+
+    ``username`` is of the credential that the configuration names, None: anonymous. ``rate_limits`` has what upstream
+    said last, by the source that it named ("" for none).
+    """
+
+    name: str
+    url: str
+    username: str | None
+    connections: int
+    max_connections: int
+    last_success: float | None
+    last_failure: float | None
+    failure: str
+    rate_limits: Mapping[str, RateLimit]
+
+
+class IUpstreamStates(Interface):
+    """What an operator is told about upstreams."""
+
+    def states() -> Sequence[UpstreamState]:
+        """All of them, in the order of the configuration. No I/O."""
+
+    async def ask_rate_limit(upstream: str, repository: Name, reference: Reference) -> Mapping[str, RateLimit]:
+        """What the answer to one HEAD says about the pulls that are left, by source; empty where it says nothing.
+
+        As the configured credential; a 429 is an answer like any other. Raises ``UpstreamError``.
         """
 
 

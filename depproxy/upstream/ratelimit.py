@@ -10,25 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from attrs import frozen
 from twisted.web.http_headers import Headers
 
 from depproxy.metrics import Metrics
+from depproxy.upstream.interface import RateLimit
 
 # Sources come from outside, and each costs two time series for as long as it is remembered.
 MAX_SOURCES = 32
 
 _match = re.compile(r"\s*([0-9]{1,15})\s*(?:;.*)?", re.DOTALL).fullmatch
 _match_window = re.compile(r".*;\s*w=([0-9]{1,15})\s*(?:;.*)?", re.DOTALL).fullmatch
-
-
-@frozen
-class RateLimit:
-    """``limit`` and ``remaining`` in pulls, ``window`` in seconds; each None where upstream did not say."""
-
-    limit: int | None
-    remaining: int | None
-    window: int | None
 
 
 def parse_quota(header: str) -> tuple[int, int | None] | None:
@@ -39,6 +30,22 @@ def parse_quota(header: str) -> tuple[int, int | None] | None:
         return None
     window = _match_window(first)
     return int(number[1]), int(window[1]) if window else None
+
+
+def read_rate_limit(headers: Headers) -> tuple[str, RateLimit] | None:
+    """The source that is named, "" for none, and its limit; None where the headers say nothing of limits."""
+
+    def quota(name: str) -> tuple[int, int | None] | None:
+        values = headers.getRawHeaders(name)
+        return parse_quota(values[0]) if values else None
+
+    limit, remaining = quota("RateLimit-Limit"), quota("RateLimit-Remaining")
+    if limit is None and remaining is None:
+        return None
+    sources = headers.getRawHeaders("Docker-RateLimit-Source")
+    window = (limit and limit[1]) or (remaining and remaining[1]) or None
+    found = RateLimit(limit and limit[0], remaining and remaining[0], window)
+    return _printable(sources[0].strip()[:64]) if sources else "", found
 
 
 class RateLimits:
@@ -56,21 +63,13 @@ class RateLimits:
 
     def note(self, headers: Headers) -> None:
         """Remember what these response headers say, if they say anything."""
-
-        def quota(name: str) -> tuple[int, int | None] | None:
-            values = headers.getRawHeaders(name)
-            return parse_quota(values[0]) if values else None
-
-        limit, remaining = quota("RateLimit-Limit"), quota("RateLimit-Remaining")
-        if limit is None and remaining is None:
+        said = read_rate_limit(headers)
+        if said is None:
             return
-        sources = headers.getRawHeaders("Docker-RateLimit-Source")
-        source = _printable(sources[0].strip()[:64]) if sources else ""
+        source, known = said
         self._sources.pop(source, None)
         if len(self._sources) == MAX_SOURCES:
             self._forget(next(iter(self._sources)))
-        window = (limit and limit[1]) or (remaining and remaining[1]) or None
-        known = RateLimit(limit and limit[0], remaining and remaining[0], window)
         self._sources[source] = known
         if known.limit is not None:
             self._metrics.ratelimit_limit.labels(self._upstream, source).set(known.limit)

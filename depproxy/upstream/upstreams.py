@@ -10,7 +10,7 @@ from zope.interface import implementer
 from depproxy.oci.digest import Digest
 from depproxy.oci.reference import Name, Reference
 from depproxy.upstream.client import RegistryClient
-from depproxy.upstream.errors import Refused
+from depproxy.upstream.errors import Refused, Throttled
 from depproxy.upstream.interface import (
     Credential,
     Document,
@@ -18,15 +18,18 @@ from depproxy.upstream.interface import (
     IGroupCredentials,
     IUpstream,
     IUpstreams,
+    IUpstreamStates,
     Manifest,
     ManifestHead,
+    RateLimit,
+    UpstreamState,
 )
 
 # Each costs some hundred bytes; whoever is forgotten only is asked for once more what is remembered for him.
 MAX_ACTING = 1000
 
 
-@implementer(IUpstreams)
+@implementer(IUpstreams, IUpstreamStates)
 class Upstreams:
     """The clients of all upstreams by their names, and those that act with a credential of a group. To be closed."""
 
@@ -55,6 +58,20 @@ class Upstreams:
         moment goes on."""
         for key in [key for key in self._acting if key[1] not in credentials]:
             self._drop(key)
+
+    def states(self) -> list[UpstreamState]:
+        """See `IUpstreamStates`."""
+        return [client.state for client in self._clients.values()]
+
+    async def ask_rate_limit(self, upstream: str, repository: Name, reference: Reference) -> Mapping[str, RateLimit]:
+        """See `IUpstreamStates`."""
+        client = self._clients[upstream]
+        try:
+            said = await client.head_rate_limit(repository, reference)
+        except Throttled:
+            # What it said with that was noted.
+            return client.rate_limits
+        return {} if said is None else dict((said,))
 
     async def close(self) -> None:
         """Close every client."""
