@@ -7,11 +7,14 @@ import click
 from depproxy import __version__
 from depproxy.cli.accounts import hash_password_command, user
 from depproxy.cli.check import check_config
+from depproxy.cli.clients import configure
 from depproxy.cli.command import example
+from depproxy.cli.completion import completion
 from depproxy.cli.keys import keys
 from depproxy.cli.ratelimit import ratelimit
 from depproxy.cli.status import status
 from depproxy.cli.tokens import token
+from depproxy.cli.variables import ci_variables
 
 _SERVER = "twistd --nodaemon --pidfile= depproxy --config /etc/depproxy/depproxy.toml"
 
@@ -20,6 +23,7 @@ _SERVER = "twistd --nodaemon --pidfile= depproxy --config /etc/depproxy/depproxy
     epilog=example(
         "depproxy status",
         "depproxy check-config /etc/depproxy/depproxy.toml",
+        "depproxy configure docker",
         "depproxy user add alice --group acme=guest",
         "depproxy token create --user alice --name laptop --expires 90d",
         more=f"The server itself is started with:\n\n\b\n  {_SERVER}",
@@ -33,10 +37,13 @@ def main() -> None:
 for command in (
     status,
     ratelimit,
+    ci_variables,
+    configure,
     check_config,
     hash_password_command,
     user,
     token,
     keys,
+    completion,
 ):
     main.add_command(command)

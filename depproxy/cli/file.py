@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from depproxy.cli.command import Refused
+import click
+
+from depproxy.cli.command import Refused, configured, service_environ
 from depproxy.cli.inline import CannotEdit
 from depproxy.config import ConfigError, Settings, load
 
@@ -42,6 +44,15 @@ def read(path: Path, environ: Mapping[str, str], stands_for: Path | None = None)
     """The settings of the file, which may be read as if it were another, see `load`. Raises Refused."""
     try:
         return load(path, environ=environ, stands_for=stands_for)
+    except ConfigError as error:
+        raise Refused(str(error)) from None
+
+
+def settings_of(context: click.Context, config: Path) -> Settings:
+    """The settings of the service, which may have been started without a file. Raises Refused."""
+    found = configured(context, config)
+    try:
+        return load(found, environ=service_environ(found))
     except ConfigError as error:
         raise Refused(str(error)) from None
 

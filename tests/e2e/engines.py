@@ -119,7 +119,12 @@ class Docker:
 
     def mirror(self, *urls: str) -> None:
         """Set ``registry-mirrors`` in the running engine, as an operator does with SIGHUP."""
-        self._config.write_text(json.dumps({"registry-mirrors": list(urls)}))
+        self.configure(json.dumps({"registry-mirrors": list(urls)}))
+
+    def configure(self, text: str) -> None:
+        """Give the running engine this `daemon.json`, and wait until its mirrors are in force."""
+        self._config.write_text(text)
+        urls = json.loads(text)["registry-mirrors"]
         self.process.signal(signal.SIGHUP)
         wanted = [f"{url}/" for url in urls]
         self.process.wait_for(lambda: self._mirrors() == wanted, f"mirrors {wanted}")
