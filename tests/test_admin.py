@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import Clock, deferLater
@@ -365,3 +368,18 @@ def test_the_socket_is_none_of_the_listeners(tmp_path: Path) -> None:
     (tmp_path / "admin.sock").mkdir()
     with pytest.raises(AdminSocketError, match="is no socket"):
         listen(REACTOR, tmp_path / "admin.sock", AdminSite({}, REACTOR))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+)
+
+
+@given(st.dictionaries(st.sampled_from(("a", "b")), JSON))
+def test_any_arguments(arguments: dict[str, Any]) -> None:
+    """They are what a handler wants, or refused."""
+    ask = Ask(arguments)
+    for read, kind in ((ask.text, (str, type(None))), (ask.texts, (tuple,)), (ask.flag, (bool,))):
+        with contextlib.suppress(AdminError):
+            assert isinstance(read("a"), kind)

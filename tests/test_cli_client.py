@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -15,6 +16,8 @@ from typing import Any, cast
 import click
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from depproxy import __version__
 from depproxy.cli.client import Answer, Service, service_options
@@ -168,6 +171,13 @@ def test_wrong_answers(double: Double, answer: bytes, words: str) -> None:
     message = refused(lambda: Service(double.path).get("status"))
     assert message.startswith(f"{double.path}: ")
     assert words in message
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_any_line(line: bytes) -> None:
+    """It is an object, or it is refused."""
+    with contextlib.suppress(Refused):
+        assert isinstance(Service(Path("/s"))._understood(line), dict)
 
 
 def test_no_answer(double: Double) -> None:

@@ -3,10 +3,10 @@
 from typing import Any
 
 from depproxy.cache.deadline import ANSWER_TIMEOUT, Deadline, Late
-from depproxy.cache.questions import HOLD_OFF, LONGEST_HOLD_OFF, Questions
+from depproxy.cache.questions import HOLD_OFF, LONGEST_HOLD_OFF, HeldOff, Questions
 from depproxy.index.interface import Home
 from depproxy.oci.digest import Digest
-from depproxy.oci.reference import Reference, Tag
+from depproxy.oci.reference import Name, Reference, Tag
 from depproxy.upstream.errors import Invalid, NotFound, Refused, Throttled, Unavailable, UpstreamError
 from depproxy.upstream.interface import Manifest, ManifestHead
 from tests.cache_tools import HOME, NAME, NEIGHBOUR, STRANGER, CacheTestCase, Outcome
@@ -242,3 +242,27 @@ class HoldOff(QuestionsTestCase):
         self.upstream.errors["get_manifest"] = DOWN
         assert self.fetch().error is DOWN
         assert self.held_off()
+
+
+class HoldingOff(QuestionsTestCase):
+    def test_nothing(self) -> None:
+        assert self.questions.holding_off() == {}
+        self.head()
+        assert self.questions.holding_off() == {}
+
+    def test_a_whole_upstream(self) -> None:
+        self.upstream.errors["head_manifest"] = throttled(20)
+        self.head()
+        self.clock.advance(5)
+        assert self.questions.holding_off() == {"docker.io": HeldOff(15, 0)}
+        self.clock.advance(15)
+        assert self.questions.holding_off() == {}
+
+    def test_repositories(self) -> None:
+        self.upstream.errors["head_manifest"] = Unavailable("docker.io", "broken", 500)
+        self.head()
+        self.head(Home(HOME.group, HOME.upstream, Name("team/other")))
+        assert self.questions.holding_off() == {"docker.io": HeldOff(0, 2)}
+        self.upstream.errors["head_manifest"] = DOWN
+        self.head()
+        assert self.questions.holding_off() == {"docker.io": HeldOff(HOLD_OFF, 2)}

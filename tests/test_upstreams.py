@@ -15,7 +15,7 @@ from zope.interface.verify import verifyObject
 from depproxy.oci.digest import Digest
 from depproxy.oci.reference import Name, Tag
 from depproxy.upstream.errors import Refused
-from depproxy.upstream.interface import Credential, IGroupCredentials, IUpstream, IUpstreams
+from depproxy.upstream.interface import Credential, IGroupCredentials, IUpstream, IUpstreams, IUpstreamStates
 from depproxy.upstream.upstreams import MAX_ACTING, Barred, Upstreams
 from tests.cache_tools import Outcome
 from tests.fakes import MemoryUpstream, MemoryUpstreams
@@ -44,6 +44,7 @@ def test_interfaces() -> None:
     own = Own()
     verifyObject(IGroupCredentials, own)
     verifyObject(IUpstreams, Upstreams({}, own))
+    verifyObject(IUpstreamStates, Upstreams({}, own))
     verifyObject(IUpstreams, MemoryUpstreams(MemoryUpstream()))
     verifyObject(IUpstream, Barred("docker.io", "no"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -13,7 +14,7 @@ import pytest
 
 from tests.e2e import images, wire
 from tests.e2e.apart import Network
-from tests.e2e.installed import SERVICE, SOCKET, UNITS
+from tests.e2e.installed import PREFIX, SERVICE, SOCKET, UNITS
 from tests.e2e.machine import Machine, Upstream
 from tests.e2e.processes import wait_until
 from tests.e2e.pulls import pull
@@ -131,6 +132,22 @@ def test_its_state_is_its_own(machine: Machine) -> None:
     found = state.stat()
     assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (uid, gid, 0o700)
     assert {"blobs", "growing", "incoming", "lock", "redis"} <= set(os.listdir(state))
+
+
+def test_operators_ask_it_as_root(machine: Machine) -> None:
+    """With nothing but the command: the shipped configuration leaves it to systemd where the socket is."""
+    found = json.loads(machine.run(f"{PREFIX}/bin/depproxy", "status", "--json").stdout)
+    assert (found["state"], found["index"]["reachable"]) == ("serving", True)
+    assert found["upstreams"][0]["name"] == "docker.io"
+    admin = (machine.root / "var/lib/depproxy/admin.sock").stat()
+    assert (admin.st_uid, stat.S_IMODE(admin.st_mode)) == (int(machine.user("depproxy")[2]), 0o600)
+
+
+def test_nobody_else_may_ask_it(machine: Machine) -> None:
+    ask = ["setpriv", "--reuid=65534", "--clear-groups", f"{PREFIX}/bin/depproxy", "status"]
+    done = machine.run(*ask, "--socket", "/var/lib/depproxy/admin.sock", check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "permission denied; run this as root, or as the user that depproxy runs as" in done.stderr
 
 
 def test_an_image_comes_through_https(machine: Machine, fresh: images.Manifest) -> None:
