@@ -36,8 +36,10 @@ from depproxy.cache.questions import Questions
 from depproxy.cache.reconcile import Reconciler
 from depproxy.cache.removal import Remover
 from depproxy.cache.tags import Tags
+from depproxy.cache.schedules import Schedules
 from depproxy.cache.uses import Uses
-from depproxy.config import Settings, taken_over
+from depproxy.cache.warm import Warmer
+from depproxy.config import Settings, image_names, taken_over
 from depproxy.index.factory import make_index
 from depproxy.metrics import Metrics
 from depproxy.sources import Sources, fingerprint
@@ -135,6 +137,9 @@ class House:
         )
         self.blobs = Blobs(self.store, self.index, entries, links, uses, self.upstreams, reactor, random, metrics)
         self._build_keeping(settings, tags, links, uses)
+        names = image_names(settings.mirror, settings.upstreams)
+        self.warmer = Warmer(names, self.manifests, self.blobs, reactor, metrics)
+        self.schedules = Schedules(self.warmer, reactor, metrics)
         self.documents = Documents(self.upstreams, settings.cache.documents_ttl, reactor)
         self.keys = KeyRing(keys, settings.access.algorithm)
         self._build_access(settings, reactor, threads)
@@ -232,6 +237,8 @@ class House:
         self.manifests.upstreams = settings.upstreams
         self.questions.negative_ttl = settings.cache.negative_ttl
         self.evictor.resize(*_limits(settings))
+        self.warmer.names = image_names(settings.mirror, settings.upstreams)
+        self.schedules.replace(settings.warm)
         self.documents.ttl = settings.cache.documents_ttl
         self.tokens.lifetime = settings.access.token_lifetime
         self.refresh_tokens.lifetime = settings.access.refresh_lifetime

@@ -99,6 +99,16 @@ class Metrics:
             # A rate needs the zero before the first one.
             self.removed_blobs.labels(why)
             self.removed_bytes.labels(why)
+        self.warmed = Counter(
+            "depproxy_warmed_images", "Images warmed, by outcome: done, failed.", ["outcome"], registry=registry
+        )
+        self.warm_runs = Counter(
+            "depproxy_warm_runs",
+            "Runs of the lists of [[warm]], by outcome: done, failed (an image of them), skipped (the list's last run"
+            " was still under way).",
+            ["outcome"],
+            registry=registry,
+        )
         # Bound once: looking labels up costs more than counting.
         self.answered = {(kind, outcome): self.requests.labels(kind, outcome) for kind in KINDS for outcome in OUTCOMES}
         self.served = {kind: self.bytes_served.labels(kind) for kind in KINDS}

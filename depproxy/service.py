@@ -125,6 +125,7 @@ class Depproxy(Service):
         self._reconciling.start(RECONCILE_INTERVAL)
         self._evicting.start(EVICT_INTERVAL)
         self._expiring.start(EXPIRE_INTERVAL)
+        self.house.schedules.replace(self.house.settings.warm)
 
     def _limit_connections(self) -> None:
         self.house.site.max_connections = self._affordable(self.house.settings.server.max_connections)
@@ -191,6 +192,7 @@ class Depproxy(Service):
         self.house.admin.close()
 
     async def _stop_working(self) -> None:
+        await self.house.schedules.stop()
         self.house.questions.close()
         self.house.documents.close()
         for timer in self._timers():

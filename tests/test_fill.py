@@ -42,6 +42,18 @@ class Whole(FillTestCase):
         assert self.upstream.count() == 1
         assert self.place.metrics.bytes_fetched.labels("docker.io")._value.get() == 5000
 
+    def test_whether_it_is_stored_is_told_at_the_end(self) -> None:
+        self.start(5000)
+        early, left = Outcome(self.fill.ended()), Outcome(self.fill.ended())
+        self.stream.send()
+        left.leave()
+        assert early.waits
+        self.stream.close()
+        assert early.value is True
+        assert Outcome(self.fill.ended()).value is True
+        assert self.fill.fetched == 5000
+        self.served()
+
     def test_upstream_tells_the_size(self) -> None:
         self.start()
         assert self.fill.size == 5000

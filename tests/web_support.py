@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 
 from attrs import frozen
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
@@ -430,9 +430,13 @@ class Source:
         self.readable = readable
         self.failure: Exception | None = None
         self.outcome = outcome
+        self.fetched = 0
         self.closed = False
         self._opened = opened
         self._changed: Callable[[], None] | None = None
+
+    def stored(self) -> Deferred[bool]:
+        return succeed(self.readable == self.size)
 
     def subscribe(self, changed: Callable[[], None]) -> None:
         self._changed = changed

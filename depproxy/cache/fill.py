@@ -67,6 +67,8 @@ class Fill:
         self.file: IGrowingFile | None = None
         # By the clock.
         self.began = clock.seconds()
+        # Bytes received from upstream.
+        self.fetched = 0
         self._store = store
         self._clock = clock
         self._random = random
@@ -74,6 +76,8 @@ class Fill:
         self._opened = False
         self._proven = False
         self._ready: Waiters[None] = Waiters()
+        self._stored: bool | None = None
+        self._ended: Waiters[bool] = Waiters()
         self._followers: set[Follower] = set()
         self._notified = 0.0
         self._notify_call: IDelayedCall | None = None
@@ -101,6 +105,13 @@ class Fill:
         waiter = self._ready.add()
         if self._opened or self.failure is not None:
             self._tell_ready()
+        return waiter
+
+    def ended(self) -> "Deferred[bool]":
+        """Fires with whether the blob is stored, once it is or never will be. May be cancelled."""
+        waiter = self._ended.add()
+        if self._stored is not None:
+            self._ended.callback(self._stored)
         return waiter
 
     def start(self, *, proven: bool = True) -> "Deferred[bool]":
@@ -155,7 +166,9 @@ class Fill:
             self._metrics.fills.labels(outcome).inc()
             if self.file is not None:
                 self.file.release()
-        return outcome == "stored"
+            self._stored = outcome == "stored"
+            self._ended.callback(self._stored)
+        return self._stored
 
     async def _fill(self) -> None:
         file = await self._grow()
@@ -280,6 +293,7 @@ class Fill:
         return True
 
     def _fetched(self, count: int) -> None:
+        self.fetched += count
         self._metrics.bytes_fetched.labels(self.upstream.name).inc(count)
 
     def _wrote(self) -> None:

@@ -5,6 +5,7 @@ from enum import Enum
 from typing import Protocol
 
 from attrs import frozen
+from twisted.internet.defer import Deferred
 
 from depproxy.oci.digest import Digest
 
@@ -49,6 +50,13 @@ class BlobSource(Protocol):
 
     @property
     def outcome(self) -> Outcome: ...
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that came from upstream so far."""
+
+    def stored(self) -> "Deferred[bool]":
+        """Fires with whether the blob is in the store, once it is or never will be. May be cancelled."""
 
     def subscribe(self, changed: Callable[[], None]) -> None:
         """Call `changed` whenever one of the above changed; at most one subscriber."""

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from twisted.internet.defer import Deferred, succeed
+
 from depproxy.cache.fill import Fill, Follower
 from depproxy.cache.interface import Outcome
 from depproxy.storage.interface import OpenBlob
@@ -12,6 +14,7 @@ class StoredBlob:
 
     outcome = Outcome.HIT
     failure = None
+    fetched = 0
 
     def __init__(self, opened: OpenBlob, closed: Callable[[], None]) -> None:
         self.fd = opened.fd
@@ -21,6 +24,9 @@ class StoredBlob:
 
     def subscribe(self, changed: object) -> None:
         """Nothing will change."""
+
+    def stored(self) -> "Deferred[bool]":
+        return succeed(True)
 
     def close(self) -> None:
         opened, self._opened = self._opened, None
@@ -56,6 +62,13 @@ class FollowedBlob:
     @property
     def failure(self) -> Exception | None:
         return self._fill.failure
+
+    @property
+    def fetched(self) -> int:
+        return self._fill.fetched
+
+    def stored(self) -> "Deferred[bool]":
+        return self._fill.ended()
 
     def subscribe(self, changed: Follower) -> None:
         self._changed = changed

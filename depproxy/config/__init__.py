@@ -16,6 +16,7 @@ from depproxy.config.oidc import OidcRule, OidcSettings
 from depproxy.config.place import find_admin_socket
 from depproxy.config.reload import taken_over
 from depproxy.config.roles import Role
+from depproxy.config.schedule import Schedule
 from depproxy.config.secret import read_secret
 from depproxy.config.settings import (
     CacheSettings,
@@ -28,8 +29,10 @@ from depproxy.config.settings import (
     image_names,
 )
 from depproxy.config.units import format_duration, format_size, parse_duration, parse_size
+from depproxy.config.warm import HOST_PLATFORMS, WarmSettings
 
 __all__ = [
+    "HOST_PLATFORMS",
     "AccessSettings",
     "CacheSettings",
     "ConfigError",
@@ -43,12 +46,14 @@ __all__ = [
     "OidcRule",
     "OidcSettings",
     "Role",
+    "Schedule",
     "ServerSettings",
     "Settings",
     "StorageSettings",
     "TokenSettings",
     "UpstreamSettings",
     "UserSettings",
+    "WarmSettings",
     "find_admin_socket",
     "format_duration",
     "format_size",

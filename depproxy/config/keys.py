@@ -18,6 +18,7 @@ T = TypeVar("T")
 _READER: Final = "depproxy.config.reader"
 _FIXED: Final = "depproxy.config.fixed"
 _MOST_TABLES: Final = 100_000
+_LONGEST_ARRAY: Final = 100
 _MOST_SHOWN: Final = 20
 
 
@@ -78,17 +79,42 @@ def tables(settings: Any, name: Callable[[str], str]) -> Reader[Mapping[str, Any
                 called = name(text)
                 if called in found:
                     raise Wrong("is there twice; upper and lower case are the same", Absent.HIDDEN)
-                content = read_table(settings, _entries(table, "a table"), base)
-                for needed in fields(settings):
-                    if needed.default is NOTHING and needed.name not in content and needed.metadata:
-                        raise Wrong(f"needs the key {needed.name}", Absent.HIDDEN)
-                found[called] = settings(called, **content)
+                found[called] = settings(called, **_read_whole(settings, _entries(table, "a table"), base))
             except Wrong as wrong:
                 shown = Absent.HIDDEN if wrong.value is Absent.ABSENT else wrong.value
                 raise Wrong(str(wrong), shown, f".{dotted(text)}{wrong.at}") from None
         return MappingProxyType(found)
 
     return read
+
+
+def table_array(settings: type[T], at: str) -> Reader[tuple[T, ...]]:
+    """A reader of an array of tables, at least one, each read as the attrs class ``settings``."""
+
+    def read(value: object, base: Path) -> tuple[T, ...]:
+        if not isinstance(value, list) or not value or not all(isinstance(table, dict) for table in value):
+            raise Wrong(f"must be an array of tables, each written [[{at}]]")
+        if len(value) > _LONGEST_ARRAY:
+            raise Wrong(f"must have at most {_LONGEST_ARRAY} tables, not {len(value)}")
+        found: list[T] = []
+        for index, table in enumerate(value):
+            try:
+                found.append(settings(**_read_whole(settings, table, base)))
+            except Wrong as wrong:
+                shown = Absent.HIDDEN if wrong.value is Absent.ABSENT else wrong.value
+                raise Wrong(str(wrong), shown, f"[{index}]{wrong.at}") from None
+        return tuple(found)
+
+    return read
+
+
+def _read_whole(settings: Any, table: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """As `read_table`; keys without a default must be there."""
+    content = read_table(settings, table, base)
+    for needed in fields(settings):
+        if needed.default is NOTHING and needed.name not in content and needed.metadata:
+            raise Wrong(f"needs the key {needed.name}", Absent.HIDDEN)
+    return content
 
 
 def pairs(reader: Reader[T], name: Callable[[str], str]) -> Reader[Mapping[str, T]]:

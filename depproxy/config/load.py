@@ -35,11 +35,15 @@ from depproxy.config.settings import (
     Settings,
     StorageSettings,
     UpstreamSettings,
+    image_names,
 )
 from depproxy.config.units import UNLIMITED
+from depproxy.config.warm import WarmSettings, warm
+from depproxy.oci.errors import OCIError
+from depproxy.oci.image import parse_image
 
 _COMMAND_LINE: Final = "command line"
-_TABLES: Final = ("server", "storage", "index", "cache", "upstreams", "mirror", "groups", "access", "users")
+_TABLES: Final = ("server", "storage", "index", "cache", "upstreams", "mirror", "groups", "access", "users", "warm")
 # Hub's tokens come from another host than its manifests; without it Hub's password would be of no use.
 _HUB_TOKEN_HOSTS: Final = ("auth.docker.io",)
 
@@ -82,6 +86,7 @@ def load(
         groups=MappingProxyType(_groups(source, document, mirror)),
         access=AccessSettings(**source.table(AccessSettings, document, "access")),
         users=_users(source, document),
+        warm=_warm(source, document, mirror, configured),
     )
     _refuse_strangers(source, settings)
     _refuse_parts_of_anything(source, settings)
@@ -216,6 +221,22 @@ def _refuse_parts_of_anything(source: Source, settings: Settings) -> None:
 
 def _users(source: Source, document: Mapping[str, Any]) -> Mapping[str, UserSettings]:
     return source.read(("users",), tables(UserSettings, user_name), document.get("users", {}))
+
+
+def _warm(
+    source: Source, document: Mapping[str, Any], mirror: MirrorSettings, upstreams: Mapping[str, UpstreamSettings]
+) -> tuple[WarmSettings, ...]:
+    if "warm" not in document:
+        return ()
+    known = image_names(mirror, upstreams)
+    found = source.read(("warm",), warm, document["warm"])
+    for number, settings in enumerate(found):
+        for index, image in enumerate(settings.images):
+            try:
+                known.find(parse_image(image)[0])
+            except OCIError as error:
+                raise source.refusal(("warm",), Wrong(str(error), image, f"[{number}].images[{index}]")) from None
+    return tuple(evolve(settings, group=settings.group or mirror.group) for settings in found)
 
 
 def _refuse_strangers(source: Source, settings: Settings) -> None:

@@ -8,13 +8,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from attrs import NOTHING, field, fields, frozen
+from attrs import field, frozen
 
 from depproxy.config import names, values
-from depproxy.config.errors import Absent, Wrong, dotted
-from depproxy.config.keys import by, key, read_table
+from depproxy.config.errors import Wrong, dotted
+from depproxy.config.keys import by, key, table_array
 from depproxy.config.roles import Role, role
 from depproxy.config.values import each, text
 
@@ -28,7 +28,6 @@ CLAIM_SEGMENT: Final = re.compile(r"\{([^{}/]{1,255})\}")
 
 _URL: Final = re.compile(r"(https?)://([^/?#@\s]+)((?:/[A-Za-z0-9._~%+-]*)*)")
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}")
-_MOST: Final = 100
 _MOST_CLAIMS: Final = 20
 _LONGEST: Final = 255
 
@@ -106,34 +105,6 @@ class OidcRule:
     role: Role = key(Role.GUEST, role)
 
 
-def _tables(settings: type[T], at: str) -> values.Reader[tuple[T, ...]]:
-    """A reader of an array of tables, at least one, each read as the attrs class ``settings``."""
-
-    def read(value: object, base: Path) -> tuple[T, ...]:
-        if not isinstance(value, list) or not value or not all(isinstance(table, dict) for table in value):
-            raise Wrong(f"must be an array of tables, each written [[{at}]]")
-        if len(value) > _MOST:
-            raise Wrong(f"must have at most {_MOST} tables, not {len(value)}")
-        found: list[T] = []
-        for index, table in enumerate(value):
-            try:
-                found.append(_read(settings, table, base))
-            except Wrong as wrong:
-                shown = Absent.HIDDEN if wrong.value is Absent.ABSENT else wrong.value
-                raise Wrong(str(wrong), shown, f"[{index}]{wrong.at}") from None
-        return tuple(found)
-
-    return read
-
-
-def _read(settings: type[Any], table: dict[str, Any], base: Path) -> Any:
-    content = read_table(settings, table, base)
-    for needed in fields(settings):
-        if needed.default is NOTHING and needed.name not in content:
-            raise Wrong(f"needs the key {needed.name}", Absent.HIDDEN)
-    return settings(**content)
-
-
 @frozen
 class OidcSettings:
     """``[[access.oidc]]``: an issuer whose ID tokens are passwords, for whom the rules say.
@@ -143,7 +114,7 @@ class OidcSettings:
 
     issuer: str = field(metadata=by(text(issuer_url)))
     audience: tuple[str, ...] = field(metadata=by(_audience))
-    rules: tuple[OidcRule, ...] = field(metadata=by(_tables(OidcRule, "access.oidc.rules")))
+    rules: tuple[OidcRule, ...] = field(metadata=by(table_array(OidcRule, "access.oidc.rules")))
     algorithms: tuple[str, ...] = key(("RS256", "ES256"), each(values.choice(*ALGORITHMS), least=1))
     name: str | None = key(None, text(_name))
     username: str = key("sub", text(_short))
@@ -155,7 +126,7 @@ class OidcSettings:
         return self.name or self.issuer.partition("://")[2]
 
 
-_issuers: Final = _tables(OidcSettings, "access.oidc")
+_issuers: Final = table_array(OidcSettings, "access.oidc")
 
 
 def oidc(value: object, base: Path) -> tuple[OidcSettings, ...]:

@@ -24,6 +24,7 @@ from depproxy.config.errors import mask
 from depproxy.config.keys import by, key
 from depproxy.config.units import parse_duration, parse_size
 from depproxy.config.values import Network, each, text
+from depproxy.config.warm import WarmSettings
 from depproxy.oci.image import ImageNames
 
 OnMissing = Literal["follow", "keep"]
@@ -141,3 +142,4 @@ class Settings:
     groups: Mapping[str, GroupSettings]
     access: AccessSettings
     users: Mapping[str, UserSettings]
+    warm: tuple[WarmSettings, ...] = ()

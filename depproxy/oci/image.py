@@ -41,8 +41,7 @@ def split_image(text: str) -> tuple[str, Reference | None]:
 
 
 class ImageNames:
-    """Resolves names of images by `upstreams`, each with its prefixes; `default` is the upstream of those that name
-    none."""
+    """Resolves names by `upstreams`, each with its prefixes; `default` is the upstream of names that name none."""
 
     def __init__(self, default: str, upstreams: Mapping[str, Sequence[str]]) -> None:
         self._default = default
