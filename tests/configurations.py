@@ -20,13 +20,16 @@ from depproxy.config import (
     GroupSettings,
     IndexSettings,
     MirrorSettings,
+    Schedule,
     ServerSettings,
     Settings,
     StorageSettings,
     UpstreamSettings,
+    WarmSettings,
     load,
 )
 from tests.configurations_accounts import Drawn, accounts, some
+from tests.strategies import some_platforms
 
 HUB: Final = UpstreamSettings("docker.io", "https://registry-1.docker.io", token_hosts=("auth.docker.io",))
 LOOPBACK: Final = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
@@ -79,6 +82,7 @@ TABLES: Final = {
     "mirror": ("group", "upstream", "anonymous", "unix_sockets"),
     "access": ("token_lifetime", "algorithm", "require_write_registry", "htpasswd", "gitlab", "oidc"),
 }
+_LISTS: Final = ("images", "schedule", "group", "platforms")
 _TEXT: Final = st.text(st.characters(codec="utf-8"), max_size=30) | st.sampled_from(
     (
         "tcp:5000",
@@ -128,6 +132,9 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         names = st.sampled_from(("ghcr.io", "docker.io", "localhost:5000")) | _TEXT
         keys = st.dictionaries(st.sampled_from(KEYS), TOML_VALUES, max_size=3)
         document["upstreams"] = draw(st.dictionaries(names, keys, max_size=2))
+    if draw(st.booleans()):
+        lists = st.dictionaries(st.sampled_from(_LISTS), TOML_VALUES | st.just(["alpine"]) | st.just("0 4 * * *"))
+        document["warm"] = draw(st.lists(lists, max_size=2))
     for table, owners in (("users", ("alice", "bob")), ("groups", ("acme", "acme/tools"))):
         if draw(st.booleans()):
             document[table] = draw(st.dictionaries(st.sampled_from(owners), _ACCOUNTS, max_size=2))
@@ -220,6 +227,9 @@ GROUPS: Final = st.lists(
     min_size=1,
     max_size=4,
 ).map("/".join)
+PLATFORMS: Final = arrays(same(some_platforms()), least=1).map(
+    lambda pair: ([str(platform) for platform in pair[0]], frozenset(pair[1]))
+)
 PATTERNS: Final = st.text("abv019._-*?[]!", min_size=1, max_size=12)
 FRESHNESS: Final = st.dictionaries(PATTERNS, durations(0, 10**8, forever=True), max_size=4).map(
     lambda table: (
@@ -296,6 +306,7 @@ def settings(draw: st.DrawFn, base: Path) -> tuple[dict[str, Any], Settings]:
     access, access_means = some(draw, _ACCESS)
     users, groups, users_mean, groups_mean = accounts(draw, GROUPS, arrays(NETWORKS))
     meant = MirrorSettings(**mirror_means)
+    warm, warm_means = _warm(draw, meant.group)
     groups_mean.setdefault(meant.group, GroupSettings(meant.group))
     document = {
         "server": server,
@@ -307,6 +318,7 @@ def settings(draw: st.DrawFn, base: Path) -> tuple[dict[str, Any], Settings]:
         "access": access,
         "users": users,
         "groups": groups,
+        **({"warm": warm} if warm else {}),
     }
     return document, Settings(
         server=ServerSettings(**server_means),
@@ -318,7 +330,21 @@ def settings(draw: st.DrawFn, base: Path) -> tuple[dict[str, Any], Settings]:
         groups=groups_mean,
         access=AccessSettings(**access_means),
         users=users_mean,
+        warm=warm_means,
     )
+
+
+def _warm(draw: st.DrawFn, mirror: str) -> tuple[list[dict[str, Any]], tuple[WarmSettings, ...]]:
+    documents: list[dict[str, Any]] = []
+    means: list[WarmSettings] = []
+    for text in draw(st.lists(st.sampled_from(("0 4 * * *", "*/5 1-3 * JAN,FEB SUN", "0 0 L * *")), max_size=2)):
+        images = draw(st.lists(st.sampled_from(("alpine", "team/app:1", "docker.io/a")), min_size=1, unique=True))
+        found, meant = some(draw, {"group": GROUPS.map(lambda path: (path, path.lower())), "platforms": PLATFORMS})
+        found["images"], found["schedule"] = images, text
+        documents.append(found)
+        meant.setdefault("group", mirror)
+        means.append(WarmSettings(tuple(images), Schedule(text), **meant))
+    return documents, tuple(means)
 
 
 def _upstreams(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, UpstreamSettings]]:

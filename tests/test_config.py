@@ -34,18 +34,21 @@ from depproxy.config import (
     IndexSettings,
     MirrorSettings,
     Role,
+    Schedule,
     ServerSettings,
     Settings,
     StorageSettings,
     TokenSettings,
     UpstreamSettings,
     UserSettings,
+    WarmSettings,
     format_duration,
     format_size,
     load,
 )
 from depproxy.config.keys import readers
 from depproxy.config.settings import OnMissing
+from depproxy.oci.platform import Platform
 from tests import configurations
 from tests.configurations import HOME, HUB, LOOPBACK, load_text, to_toml
 
@@ -240,6 +243,21 @@ def test_proxies_and_client_certificates(tmp_path: Path, certificate: bytes) -> 
     assert (found.trusted_proxies, found.client_ca) == ((ip_network("10.0.0.1/32"),), tmp_path / "ca.pem")
 
 
+def test_lists_of_images() -> None:
+    here, arm = Platform.of("linux", os.uname().machine), Platform("linux", "arm", "v7")
+    found = load_text(
+        '[mirror]\ngroup = "Runners"\n[upstreams."ghcr.io"]\n'
+        '[[warm]]\nimages = ["alpine", "ghcr.io/org/app:1"]\nschedule = "0 4 * * *"\n'
+        '[[warm]]\nimages = ["alpine"]\nschedule = "0 5 * * SUN"\ngroup = "Acme"\nplatforms = ["linux/arm", "all"]\n'
+        '[[warm]]\nimages = ["alpine"]\nschedule = "0 6 * * *"\nplatforms = ["linux/arm"]\n'
+    )
+    assert found.warm == (
+        WarmSettings(("alpine", "ghcr.io/org/app:1"), Schedule("0 4 * * *"), "runners", frozenset({here})),
+        WarmSettings(("alpine",), Schedule("0 5 * * SUN"), "acme", None),
+        WarmSettings(("alpine",), Schedule("0 6 * * *"), "runners", frozenset({arm})),
+    )
+
+
 def test_upstream_knows_its_host_and_its_first_matching_freshness() -> None:
     upstream = UpstreamSettings(
         "x.io", "https://x.io:5000/path", freshness=(("v1.*", math.inf), ("v*", 60.0), ("[ab]?", 5.0))
@@ -302,6 +320,7 @@ TABLES = {
     'groups."PATH"': GroupSettings,
     'groups."PATH".deploy_tokens.NAME': DeployTokenSettings,
     'groups."PATH".access_tokens.NAME': GroupTokenSettings,
+    "[warm]": WarmSettings,
 }
 # These tables are on pages of their own.
 ELSEWHERE = {"access.gitlab", "access.oidc"}
@@ -318,7 +337,7 @@ def test_every_key_and_its_default_is_in_the_reference() -> None:
     for table, settings in TABLES.items():
         for field in fields(settings):
             key = f"{table}.{field.name}"
-            if key not in documented or key == "server.public_url" or field.default in (NOTHING, None):
+            if key not in documented or key == "server.public_url" or field.default in (NOTHING, None, ""):
                 continue
             size = field.name == "max_size"
             written = f'"{format_size(field.default)}"' if size else _written(field.name, field.default)
@@ -335,8 +354,8 @@ def _written(name: str, default: object) -> str:
         return str(default).lower()
     if isinstance(default, tuple):
         return "{}" if name == "freshness" else "[" + ", ".join(f'"{item}"' for item in default) + "]"
-    if isinstance(default, Mapping):
-        return "" if name.endswith("tokens") else "{}"
+    if isinstance(default, Mapping | frozenset):
+        return "" if name.endswith(("tokens", "platforms")) else "{}"
     return f'"{default}"' if isinstance(default, str) else str(default)
 
 

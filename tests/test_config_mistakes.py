@@ -60,6 +60,7 @@ HASH = f'hash = "sha256:{64 * "a"}"\n'
 OTHER = f'hash = "sha256:{64 * "b"}"\n'
 TOKEN = "[users.alice.tokens.laptop]\n" + HASH
 DEPLOY = '[groups.acme.deploy_tokens.ci]\nusername = "ci"\n' + HASH
+SCHEDULE = '[[warm]]\nschedule = "0 4 * * *"\n'
 ROLES = 'must be "guest", "reporter", "developer", "maintainer", "owner"'
 SCOPES = 'must be "api" or "read_registry" or "write_registry" or "read_virtual_registry" or "write_virtual_registry"'
 
@@ -316,6 +317,32 @@ MISTAKES = [
     ('[groups."-a"]', "groups.-a: must be a group path"),
     ('[groups."a/dependency_proxy"]', "may have no segment dependency_proxy"),
     ("groups.acme.enabled = 1", "groups.acme.enabled = 1: must be true or false"),
+    ("warm = 1", "warm: must be an array of tables, each written [[warm]]"),
+    ("[warm]\nimages = []", "warm: must be an array of tables, each written [[warm]]"),
+    ("[[warm]]\nimages = ['a']", "warm[0]: needs the key schedule"),
+    (f"{SCHEDULE}", "warm[0]: needs the key images"),
+    (f"{SCHEDULE}images = []", "warm[0].images = []: must have from 1 to 1000 items, not 0"),
+    (f"{SCHEDULE}images = ['a', 'a']", 'warm[0].images[1] = "a": stands there twice; write it once'),
+    (
+        f"{SCHEDULE}images = ['a:-']",
+        """images[0] = "a:-": must be an image such as "alpine:3.20" or "ghcr.io/org/app"; """,
+    ),
+    (f"{SCHEDULE}images = ['A']", """warm[0].images[0] = "A": repository name 'A' is not lower-case letters"""),
+    (
+        f"{SCHEDULE}images = ['a', 'quay.io/a']",
+        'warm[0].images[1] = "quay.io/a": quay.io is no configured upstream: add [upstreams."quay.io"]',
+    ),
+    (f"{SCHEDULE}images = ['a']\ngroup = '-'", 'warm[0].group = "-": must be a group path'),
+    (f"{SCHEDULE}images = ['a']\nplatform = 'x'", 'warm[0].platform: unknown key; did you mean "platforms"?'),
+    (f"{SCHEDULE}images = ['a']\nplatforms = ['x']", 'platforms[0] = "x": must be a platform such as "linux/amd64"'),
+    (
+        f"{SCHEDULE}images = ['a']\nplatforms = ['linux/arm64', 'linux/aarch64']",
+        'warm[0].platforms[1] = "linux/aarch64": stands there twice',
+    ),
+    (
+        '[[warm]]\nimages = ["a"]\nschedule = "daily"',
+        'schedule = "daily": must be minute, hour, day of the month, month and day of the week as cron has them',
+    ),
 ]
 
 

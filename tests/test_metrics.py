@@ -28,6 +28,8 @@ NAMES = {
     "depproxy_group_bytes",
     "depproxy_removed_blobs",
     "depproxy_removed_bytes",
+    "depproxy_warmed_images",
+    "depproxy_warm_runs",
 }
 
 

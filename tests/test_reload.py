@@ -30,6 +30,7 @@ def flat(found: Settings) -> Iterator[tuple[str, bool, object]]:
             yield dotted(*at, name), name in fixed(type(part)), value
     yield "groups", False, found.groups
     yield "users", False, found.users
+    yield "warm", False, found.warm
 
 
 @given(running=any_settings, wanted=any_settings)
