@@ -308,7 +308,7 @@ def settings(draw: st.DrawFn, base: Path) -> tuple[dict[str, Any], Settings]:
     meant = MirrorSettings(**mirror_means)
     warm, warm_means = _warm(draw, meant.group)
     groups_mean.setdefault(meant.group, GroupSettings(meant.group))
-    document = {
+    document: dict[str, Any] = {
         "server": server,
         "storage": {"path": path, **storage},
         "index": {"url": index},
@@ -318,8 +318,10 @@ def settings(draw: st.DrawFn, base: Path) -> tuple[dict[str, Any], Settings]:
         "access": access,
         "users": users,
         "groups": groups,
-        **({"warm": warm} if warm else {}),
     }
+    if warm:
+        # An array of tables has at least one.
+        document["warm"] = warm
     return document, Settings(
         server=ServerSettings(**server_means),
         storage=StorageSettings(base / path, **storage_means),
