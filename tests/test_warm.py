@@ -94,7 +94,7 @@ class WarmTestCase(CacheTestCase):
         (ended,) = self.warmed(outcome)
         assert isinstance(ended, Failed)
         assert self.told[-1] == ended
-        return ended.error
+        return ended.reason
 
     def counted(self, outcome: str) -> float:
         value: float = self.cache.metrics.warmed.labels(outcome)._value.get()

@@ -67,7 +67,7 @@ class Failed:
     """The image is not in the cache, or not all of it; bytes that came for it stay."""
 
     image: str
-    error: str
+    reason: str
     fetched: int = 0
 
 

@@ -116,6 +116,6 @@ class Schedules:
             count=len(images) - len(failed),
             fetched=sum(image.fetched for image in images),
             failed=len(failed),
-            told="".join(f"; {image.image}: {image.error}" for image in failed[:MOST_TOLD])
+            told="".join(f"; {image.image}: {image.reason}" for image in failed[:MOST_TOLD])
             + ("; ..." if len(failed) > MOST_TOLD else ""),
         )
