@@ -50,6 +50,7 @@ from depproxy.web.addresses import Addresses
 from depproxy.web.admin.ratelimit import RateLimitFace
 from depproxy.web.admin.site import AdminSite
 from depproxy.web.admin.status import Running, StatusFace
+from depproxy.web.admin.warm import WarmFace
 from depproxy.web.api import Api
 from depproxy.web.origin import Origin
 from depproxy.web.pem import TLSFileError
@@ -168,6 +169,7 @@ class House:
         )
         # Told by who listens.
         self.listeners: list[str] = []
+        self.warm_face = WarmFace(self.warmer, settings.mirror.group)
         self._build_admin(reactor)
         self.tls = TLSContexts(settings.server.client_ca, time.time)
         self._authority = fingerprint(settings.server.client_ca)
@@ -209,6 +211,7 @@ class House:
         faces = {
             "status": StatusFace(running, self.index, self.upstreams, self.metrics, reactor).app.resource(),
             "ratelimit": RateLimitFace(self.upstreams, reactor).app.resource(),
+            "warm": self.warm_face.app.resource(),
         }
         self.admin = AdminSite(faces, reactor)
 
@@ -238,6 +241,7 @@ class House:
         self.questions.negative_ttl = settings.cache.negative_ttl
         self.evictor.resize(*_limits(settings))
         self.warmer.names = image_names(settings.mirror, settings.upstreams)
+        self.warm_face.group = settings.mirror.group
         self.schedules.replace(settings.warm)
         self.documents.ttl = settings.cache.documents_ttl
         self.tokens.lifetime = settings.access.token_lifetime

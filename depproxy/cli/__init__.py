@@ -15,6 +15,7 @@ from depproxy.cli.ratelimit import ratelimit
 from depproxy.cli.status import status
 from depproxy.cli.tokens import token
 from depproxy.cli.variables import ci_variables
+from depproxy.cli.warm import warm
 
 _SERVER = "twistd --nodaemon --pidfile= depproxy --config /etc/depproxy/depproxy.toml"
 
@@ -36,6 +37,7 @@ def main() -> None:
 
 for command in (
     status,
+    warm,
     ratelimit,
     ci_variables,
     configure,
