@@ -33,7 +33,7 @@ _LONGEST_LIST: Final = 1 << 20
     "-f",
     "--file",
     "lists",
-    type=click.File("r"),
+    type=click.File("r", encoding="utf-8"),
     multiple=True,
     help="A file with one image on each line, and comments after #; - is standard input.",
 )
@@ -75,10 +75,10 @@ def _listed(file: IO[str]) -> Iterator[str]:
     """The images that a file lists. Raises Refused."""
     try:
         text = file.read(_LONGEST_LIST + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(
-            f"{file.name}: cannot be read ({getattr(error, 'strerror', None) or 'it is not UTF-8'})"
-        ) from None
+    except UnicodeDecodeError:
+        raise Refused(f"{file.name}: is not UTF-8; a list has one image on each line") from None
+    except OSError as error:
+        raise Refused(f"{file.name}: cannot be read ({error.strerror})") from None
     if len(text) > _LONGEST_LIST:
         raise Refused(f"{file.name}: is larger than {_LONGEST_LIST} bytes; a list has one image on each line")
     for line in text.splitlines():
