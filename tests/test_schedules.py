@@ -122,6 +122,14 @@ class Running(SchedulesCase):
         self.pass_(10)
         assert self.runs() == 1
 
+    def test_nor_over_a_reload(self) -> None:
+        self.schedules.replace([OFTEN])
+        self.pass_(10, flows=False)
+        self.schedules.replace([OFTEN])
+        self.pass_(10, flows=False)
+        assert self.runs() == 1
+        assert self.counted("skipped") == 1
+
     def test_the_wall_clock_is_set(self) -> None:
         self.schedules.replace([HOURLY])
         # Forward, past several times: one run makes up for them.

@@ -4,17 +4,20 @@ import json
 from collections.abc import Sequence
 from zlib import crc32
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError
 
 from depproxy.cache.interface import Outcome as Answer
+from depproxy.cache.interface import ServedManifest
 from depproxy.cache.progress import Done, Ended, Failed, Layer, Order, Progress, Resolved, Resolving
 from depproxy.cache.warm import (
     IMAGES_AT_A_TIME,
     LAYERS_AT_A_TIME,
     MAX_DEPTH,
     MAX_IMAGES,
+    MAX_LAYERS,
     TELL_INTERVAL,
     Found,
     TooManyImages,
@@ -22,7 +25,7 @@ from depproxy.cache.warm import (
 )
 from depproxy.config import MirrorSettings, image_names
 from depproxy.oci.digest import Digest
-from depproxy.oci.manifest import OCI_INDEX, OCI_MANIFEST
+from depproxy.oci.manifest import OCI_INDEX, OCI_MANIFEST, InvalidManifest
 from depproxy.oci.platform import UNKNOWN, Platform
 from depproxy.oci.reference import Tag
 from depproxy.upstream.errors import Throttled, Unavailable
@@ -281,6 +284,21 @@ class Trouble(WarmTestCase):
     def test_what_is_no_manifest(self) -> None:
         self.upstream.put_manifest(NAME, b"[]", LATEST)
         assert self.error(self.warm()) == "manifest is not a JSON object"
+
+    def test_too_many_layers(self) -> None:
+        """Each manifest of an index may have a great many."""
+        found = Found()
+        for number in range(2):
+            layers = [
+                described(Digest.of(f"{number} {layer}".encode()), b"", LAYER)
+                for layer in range(MAX_LAYERS // 2 + number)
+            ]
+            body = json.dumps({"layers": layers}).encode()
+            manifest = ServedManifest(Digest.of(body), OCI_MANIFEST, len(body), body, Answer.MISS)
+            if number == 0:
+                found.add(manifest)
+        with pytest.raises(InvalidManifest, match="more than 10000 layers"):
+            found.add(manifest)
 
     def test_too_many_images(self) -> None:
         outcome = self.warm(*(f"alpine:{number}" for number in range(MAX_IMAGES + 1)))
