@@ -124,6 +124,9 @@ def test_correct_file_is_summed_up(tmp_path: Path) -> None:
         [users.alice.tokens.laptop]
         hash = "{token_hash(2)}"
         [users.bob]
+        [[warm]]
+        images = ["alpine", "github/org/app"]
+        schedule = "0 4 * * *"
         """
     )
     found = run("check-config", str(path))
@@ -140,6 +143,7 @@ def test_correct_file_is_summed_up(tmp_path: Path) -> None:
         "  mirror      docker.io, group runners, open to 10.0.0.0/8, unix sockets",
         "  group       acme (disabled)",
         "  group       runners",
+        "  warm        2 images for group runners at 0 4 * * *",
         "  accounts    2 users, 2 tokens",
     ]
 

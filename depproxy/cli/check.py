@@ -70,6 +70,8 @@ def summary(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "mirror", f"{mirror.upstream}, group {mirror.group}, open to {', '.join(admitted) or 'nobody'}"
     for group in settings.groups.values():
         yield "group", group.path if group.enabled else f"{group.path} (disabled)"
+    for warm in settings.warm:
+        yield "warm", f"{_count(len(warm.images), 'image')} for group {warm.group} at {warm.schedule.text}"
     yield "accounts", _accounts(settings)
 
 
