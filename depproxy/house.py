@@ -35,8 +35,8 @@ from depproxy.cache.purge import Purger, Purges
 from depproxy.cache.questions import Questions
 from depproxy.cache.reconcile import Reconciler
 from depproxy.cache.removal import Remover
-from depproxy.cache.tags import Tags
 from depproxy.cache.schedules import Schedules
+from depproxy.cache.tags import Tags
 from depproxy.cache.uses import Uses
 from depproxy.cache.warm import Warmer
 from depproxy.config import Settings, image_names, taken_over

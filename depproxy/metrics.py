@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 KINDS = ("manifest", "blob", "document")
+ENDS = ("done", "failed")
 REMOVALS = ("evicted", "expired", "purged")
 OUTCOMES = ("hit", "miss", "joined", "stale", "error")
 
@@ -109,6 +110,9 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        for counter, outcomes in ((self.warmed, ENDS), (self.warm_runs, (*ENDS, "skipped"))):
+            for outcome in outcomes:
+                counter.labels(outcome)
         # Bound once: looking labels up costs more than counting.
         self.answered = {(kind, outcome): self.requests.labels(kind, outcome) for kind in KINDS for outcome in OUTCOMES}
         self.served = {kind: self.bytes_served.labels(kind) for kind in KINDS}

@@ -55,6 +55,8 @@ def test_requests_are_there_before_the_first_one() -> None:
         assert found["depproxy_served_bytes_total", (kind,)] == 0
         for outcome in OUTCOMES:
             assert found["depproxy_requests_total", (kind, outcome)] == 0
+    assert found["depproxy_warmed_images_total", ("failed",)] == 0
+    assert found["depproxy_warm_runs_total", ("skipped",)] == 0
     for why in Why:
         assert found["depproxy_removed_blobs_total", (why,)] == found["depproxy_removed_bytes_total", (why,)] == 0
 
