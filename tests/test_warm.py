@@ -148,6 +148,11 @@ class OneImage(WarmTestCase):
         assert self.warmed(self.warm(f"alpine@{digest}")) == [Done(f"alpine@{digest}", digest, 200, 0)]
         assert self.asked() == []
 
+    def test_without_the_index(self) -> None:
+        digest = self.push()
+        self.index.available = False
+        assert self.warmed(self.warm()) == [Done("alpine", digest, 200, 200)]
+
     def test_clients_get_it_without_upstream(self) -> None:
         digest = self.push()
         self.warmed(self.warm())
