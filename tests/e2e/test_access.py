@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from base64 import b64decode
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from depproxy.access.passwords import hash_password, hash_token
 from tests.certificates import Authority
@@ -236,6 +238,44 @@ def test_https_by_others(start_proxy: Callable[..., Proxy], ctr: Ctr, image: Man
     )
     ctr.pull(name)
     assert ctr.holds(image.digest)
+
+
+@pytest.mark.parametrize("port", ["", ":"])
+def test_every_login_over_https(
+    start_proxy: Callable[..., Proxy], docker: Docker, ctr: Ctr, image: Manifest, place: Path, port: str
+) -> None:
+    """Each client with each kind of credential, on the standard port, which is not written, and on another one."""
+    authority = Authority(str(place / "tls"))
+    number = free_port() if port else 443
+    pair = authority.issue(alternatives=[x509.IPAddress(ip_address("127.0.6.1"))])
+    start_proxy(ACCOUNTS, listen=f"ssl:{number}:{pair.listener}:interface=127.0.6.1")
+    host = f"127.0.6.1:{number}" if port else "127.0.6.1"
+    name = f"{host}/acme/{MARK}/team/access:1"
+    certificates = place / "certs"
+    certificates.mkdir()
+    shutil.copy(authority.file, certificates / "ca.crt")
+    hosts = place / "hosts" / host
+    hosts.mkdir(parents=True)
+    (hosts / "hosts.toml").write_text(f'server = "https://{host}"\n[host."https://{host}"]\nca = "{authority.file}"\n')
+    skopeo, podman = Skopeo(place / "skopeo"), Podman(place / "podman")
+    for user, password in LOGINS.values():
+        docker.login(host, user, password)
+        docker.pull(name)
+        assert docker.inspect(name)["Id"] == image.config.digest
+        docker("logout", host)
+        docker("image", "rm", name)
+        credentials = f"{user}:{password}"
+        trusting = ("--src-tls-verify=true", "--src-cert-dir", str(certificates))
+        assert skopeo.copy(name, *trusting, "--src-creds", credentials).is_exactly(image)
+        podman.pull(name, "--tls-verify=true", "--cert-dir", str(certificates), "--creds", credentials)
+        assert podman.inspect(name)["Id"] == image.config.digest.removeprefix("sha256:")
+        podman("image", "rm", name)
+        ctr.pull(name, "--user", credentials)
+        assert ctr.holds(image.digest)
+        ctr.clear()
+    done = ctr.pull(name, "--user", "alice:wrong", check=False)
+    assert done.returncode != 0
+    assert shows(done.stderr, "401")
 
 
 def test_docker_with_a_refresh_token(start_proxy: Callable[..., Proxy], docker: Docker, image: Manifest) -> None:
