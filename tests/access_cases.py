@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, execute
 
 from depproxy.access.gate import Gate
 from depproxy.access.groups import Groups
-from depproxy.access.hashing import Hashing
+from depproxy.access.hashing import WAITING, Hashing
 from depproxy.access.issuer import Issuer
 from depproxy.access.keys import KeyRing
 from depproxy.access.local import LocalAccounts
@@ -95,9 +95,12 @@ class House:
     refresh: Tokens = field(init=False)
     gate: Gate = field(init=False)
     issuer: Issuer = field(init=False)
+    hashing: Hashing = field(init=False)
+    flooded: bool = False
 
     def __attrs_post_init__(self) -> None:
         settings = self.settings
+        self.hashing = Hashing(self.run)
         self.index = MemoryIndex(self.clock)
         self.keys = KeyRing(self.directory / "keys", "HS256", self.clock)
         self.keys.load()
@@ -110,6 +113,16 @@ class House:
     def clock(self) -> float:
         return self.now
 
+    def run(self, function: Callable[..., T], *arguments: object) -> Deferred[T]:
+        """A thread pool without threads; flooded, its work does not come to an end."""
+        return Deferred() if self.flooded else execute(function, *arguments)
+
+    def flood(self) -> None:
+        """As many logins as are taken at a time."""
+        self.flooded = True
+        for number in range(WAITING + 2):
+            Deferred.fromCoroutine(self.hashing.check(str(number), None))
+
     @property
     def settings(self) -> Settings:
         return load_text(self.text)
@@ -120,7 +133,7 @@ class House:
 
     def local(self) -> tuple[Groups, LocalAccounts]:
         settings = self.settings
-        local = LocalAccounts(settings.users, settings.groups, settings.access, Hashing(inline), self.clock)
+        local = LocalAccounts(settings.users, settings.groups, settings.access, self.hashing, self.clock)
         return Groups(settings.groups, settings.mirror, enabled=settings.server.enabled), local
 
     def named(self, text: str) -> str:
@@ -209,6 +222,7 @@ TOO_SMALL = Told(
 )
 REVOKED = Told(401, "UNAUTHORIZED", "the credential of alice was revoked or changed: log in again")
 CHANGED = Told(401, "UNAUTHORIZED", "the credential of bob was revoked or changed: log in again")
+BUSY = Told(429, "TOOMANYREQUESTS", "too many logins at a time")
 SLOWED = Told(429, "TOOMANYREQUESTS", "too many wrong logins: wait, then check user name and password")
 # The tries of one account, and of one address.
 GUESSED, ALL_GUESSED = [("alice", "guess")] * 10, [("alice", "dpp_guess")] * 30
@@ -369,5 +383,7 @@ CASES = [
         guesses=GUESSED,
         first=later(6),
     ),
+    Case("too many logins at a time, and one more", ("alice", ALICE), BUSY, first=House.flood),
+    Case("too many logins at a time, and a token", ("alice", LAPTOP), GOOD, GOOD, first=House.flood),
     Case("thirty wrong logins from one address, then another account", ("root", ALICE), SLOWED, guesses=ALL_GUESSED),
 ]
