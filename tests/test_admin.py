@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import Clock, deferLater
 
@@ -65,6 +66,21 @@ class Face:
         return {"text": ask.text("text")}
 
 
+class BetweenBindAndChmod:
+    """A reactor whose listenUNIX goes no further than to bind."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.mode = 0
+
+    def listenUNIX(self, address: str, factory: Any, backlog: int, mode: int) -> None:
+        factory.doStart()
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(address)
+            self.mode = stat.S_IMODE(self._path.stat().st_mode)
+        raise CannotListenError(None, address, OSError("no further"))
+
+
 class AdminTestCase(WebTestCase):
     def setUp(self) -> None:
         super().setUp()
@@ -112,6 +128,15 @@ class Socket(AdminTestCase):
         self.open()
         assert stat.S_IMODE(self.path.stat().st_mode) == 0o600
         assert os.umask(0) == 0
+
+    async def test_nor_may_anybody_else_while_it_is_made(self) -> None:
+        """Between bind and chmod a moment passes, in which it has the mode that the umask leaves."""
+        before = os.umask(0)
+        self.addCleanup(os.umask, before)
+        bound = BetweenBindAndChmod(self.path)
+        with pytest.raises(AdminSocketError):
+            listen(bound, self.path, AdminSite({}, REACTOR))
+        assert bound.mode == 0o600
 
     async def test_it_goes_with_the_port(self) -> None:
         port = self.open()

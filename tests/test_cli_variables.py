@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from depproxy.cli.variables import _runner, addresses
@@ -61,6 +61,7 @@ def test_the_line_of_a_runner(config: Path) -> None:
 
 
 @given(st.text(min_size=1).filter(str.isprintable))
+@example("$x $$1")
 def test_any_password_survives_the_runner(password: str) -> None:
     """What it makes of the line: TOML, and then $$ for one $."""
     (line,) = _runner({"X": password})
