@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, gatherResults, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import Clock, deferLater
@@ -349,6 +349,32 @@ class Telling(AdminTestCase):
         assert count < 2000
         client.read_on()
         assert len(await self.lines(client)) == 3001
+
+    def stalled(self) -> bool:
+        """Whether the one connection waits for its client to read."""
+        return any(channel._waitingForTransport for channel in self.site.channels)
+
+    async def test_several_at_a_time(self) -> None:
+        """As when images are fetched side by side: a slow client slows each, and forgets none."""
+
+        async def one(progress: Progress, number: int) -> None:
+            for count in range(500):
+                await progress.tell({**LINE, "number": number, "count": count})
+
+        async def steps(progress: Progress) -> None:
+            await gatherResults([Deferred.fromCoroutine(one(progress, number)) for number in range(3)])
+
+        self.open()
+        client = await self.client(str(self.path))
+        client.stop_reading()
+        self.face.steps = steps
+        client.send(b"POST /v1/try/long HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        await until(self.stalled)
+        client.read_on()
+        *lines, last = await self.lines(client)
+        assert last["done"] is True
+        for number in range(3):
+            assert [line["count"] for line in lines if line["number"] == number] == list(range(500))
 
     async def test_what_takes_long_says_that_it_goes_on(self) -> None:
         clock = Clock()

@@ -60,7 +60,7 @@ class AdminApplication(Application):
 
 async def _told(operation: Awaitable[Document], progress: Progress) -> None:
     try:
-        await progress.end(await operation)
+        progress.end(await operation)
     except CancelledError:
         progress.close()
         raise

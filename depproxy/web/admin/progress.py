@@ -2,13 +2,14 @@
 
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 from twisted.web.http import Request
 from zope.interface import implementer
 
+from depproxy.coalesce import Waiters
 from depproxy.web.admin.answers import Document, as_error, set_headers, written
 
 # How often (seconds) an empty line says that the operation goes on, and how many of these moments a client may let
@@ -31,19 +32,29 @@ class Progress:
         self._begun = False
         self._gone = False
         self._missed = 0
-        self._resumed: Deferred[None] | None = None
+        self._waiting: Waiters[None] = Waiters()
         self._paused = False
         self._alive = LoopingCall(self._say_alive)
         self._alive.clock = clock
         self._alive.start(ALIVE_INTERVAL, now=False)
+        # By then Klein knows that there is nobody to answer.
+        request.notifyFinish().addErrback(lambda _: self.close())
 
     async def tell(self, document: Document) -> None:
-        """Send a line, and wait until the client has taken enough of those before."""
-        self._write(written(document) + b"\n")
-        await self._taken()
+        """
+        Send a line, and wait until the client has taken enough of those before. Several may be told at a time.
 
-    async def end(self, last: Document) -> None:
-        """Send the last line: `done` is true in it. Every line before has been taken."""
+        Raises CancelledError once the client has left.
+        """
+        self._write(written(document) + b"\n")
+        if self._gone:
+            raise CancelledError
+        # write() may have called pauseProducing.
+        if self._paused:
+            await self._waiting.add()
+
+    def end(self, last: Document) -> None:
+        """Send the last line: `done` is true in it."""
         self._write(written({**last, "done": True}) + b"\n")
         self.close()
 
@@ -58,24 +69,24 @@ class Progress:
         return True
 
     def close(self) -> None:
-        """No line is sent any more. May be called twice."""
+        """No line is sent any more: whoever still waits to tell one is cancelled. May be called twice."""
         if self._alive.running:
             self._alive.stop()
         if self._begun and not self._gone:
-            self._gone = True
             self._request.unregisterProducer()
+        self._gone = True
+        self._waiting.errback(CancelledError())
 
     def pauseProducing(self) -> None:
         self._paused = True
 
     def resumeProducing(self) -> None:
         self._paused, self._missed = False, 0
-        resumed, self._resumed = self._resumed, None
-        if resumed is not None:
-            resumed.callback(None)
+        # Who tells the next line at once, and finds that the client reads no further, waits among others.
+        waiting, self._waiting = self._waiting, Waiters()
+        waiting.callback(None)
 
     def stopProducing(self) -> None:
-        # Klein cancels the operation next.
         self._gone = True
 
     def _write(self, line: bytes) -> None:
@@ -86,12 +97,6 @@ class Progress:
             set_headers(self._request, b"application/x-ndjson")
             self._request.registerProducer(self, True)
         self._request.write(line)
-
-    async def _taken(self) -> None:
-        # write() may have called pauseProducing.
-        if self._paused and not self._gone:
-            self._resumed = Deferred()
-            await self._resumed
 
     def _say_alive(self) -> None:
         if not self._paused:
