@@ -168,6 +168,9 @@ class Filling(RuleBasedStateMachine):
         if self.outcome.value:
             return
         self.check_failure()
+        if self.stopped:
+            # It is the next process's: nothing is begun in one that stops, and it ends after its threads.
+            self.place.threads.finish()
         self.start()
 
     # What clients do
