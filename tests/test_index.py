@@ -274,6 +274,23 @@ class IndexSuite:
         assert [await self.index.forget_unheld(digest) for digest in (A, A, B)] == [True, False, False]
         assert await self.index.totals() == (1, 5)
 
+    async def test_thousands_of_groups_hold_one_blob(self) -> None:
+        homes = [Home(f"company/department/team-{number}", "docker.io", Name("a")) for number in range(10_000)]
+        for start in range(0, len(homes), 1000):
+            await self.index.put_blob(A, 100, homes[start : start + 1000])
+        await self.index.put_blob(A, 100, homes[:1])
+        first, middle, last = (homes[number].group for number in (0, 5000, 9999))
+        for group in first, middle, last:
+            assert await self.index.let_go(group, await self.index.coldest_of(group, 1)) == []
+        left = await self.index.holders(A)
+        assert sorted(left) == sorted({home.group for home in homes} - {first, middle, last})
+        self.index.touch(homes[5000], A)
+        self.index.touch(homes[5001], A)
+        await self.index.flush()
+        assert sorted(await self.index.holders(A)) == sorted([*left, middle])
+        assert await self.index.known([A]) == {A: 100}
+        assert (await self.index.groups())[middle] == Share(1, 100)
+
     async def test_a_blob_without_bytes(self) -> None:
         await self.index.put_blob(A, 0, [HOME])
         await self.index.put_blob(A, 5, [HOME])

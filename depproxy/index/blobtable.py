@@ -37,10 +37,11 @@ local function read(group, place, when)
   redis.call('HSETNX', groups, group, 0)
   later(P .. 'homes:' .. group, place, when)
 end
-local function hold(digest, value, group, when)
-  if later(P .. 'held:' .. group, digest, when) then return value end
-  redis.call('HINCRBY', groups, group, size_of(value))
-  return value .. ' ' .. group
+-- Whether the group did not hold it before.
+local function hold(digest, group, when) return not later(P .. 'held:' .. group, digest, when) end
+local function without(value, group)
+  local first, last = string.find(value .. ' ', ' ' .. group .. ' ', 1, true)
+  return first and string.sub(value, 1, first - 1) .. string.sub(value, last) or value
 end
 local function tidy(group)
   if redis.call('EXISTS', P .. 'held:' .. group, P .. 'homes:' .. group) == 0 then redis.call('HDEL', groups, group) end
@@ -52,6 +53,7 @@ local function release(digest, value, group)
 end
 local function resize(digest, size)
   local value = redis.call('HGET', blobs, digest)
+  if value and size_of(value) == size then return value end
   redis.call('INCRBY', total, size)
   if not value then return size end
   local old = size_of(value)
@@ -87,13 +89,16 @@ def _script(source: str) -> Script:
 
 # digest, size, when, then group and place of each home
 PUT = _script("""\
-local value = resize(ARGV[1], ARGV[2])
+local parts = {resize(ARGV[1], ARGV[2])}
 later(used, ARGV[1], ARGV[3])
 for i = 4, #ARGV, 2 do
   read(ARGV[i], ARGV[i + 1], ARGV[3])
-  value = hold(ARGV[1], value, ARGV[i], ARGV[3])
+  if hold(ARGV[1], ARGV[i], ARGV[3]) then
+    redis.call('HINCRBY', groups, ARGV[i], ARGV[2])
+    parts[#parts + 1] = ARGV[i]
+  end
 end
-redis.call('HSET', blobs, ARGV[1], value)
+redis.call('HSET', blobs, ARGV[1], table.concat(parts, ' '))
 """)
 # digest, and with a last use as second, only if it still is the last one
 FORGET = _script("""\
@@ -117,10 +122,7 @@ for i = 2, #ARGV, 2 do
   if last and tonumber(last) == tonumber(ARGV[i + 1]) then
     local value = redis.call('HGET', blobs, ARGV[i])
     release(ARGV[i], value or '0', ARGV[1])
-    local left = value and size_of(value)
-    for group in holders(value or '') do
-      if group ~= ARGV[1] then left = left .. ' ' .. group end
-    end
+    local left = value and without(value, ARGV[1])
     if value then redis.call('HSET', blobs, ARGV[i], left) end
     if left == size_of(left or '') then answer[#answer + 1] = ARGV[i] end
   end
@@ -137,12 +139,15 @@ end
 TOUCH = _script("""\
 for i = 1, #ARGV, 4 do
   local digest, when, group = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local value = redis.call('HGET', blobs, digest)
-  if value then
+  if redis.call('HEXISTS', blobs, digest) == 1 then
     later(used, digest, when)
     read(group, ARGV[i + 3], when)
-    local held = hold(digest, value, group, when)
-    if held ~= value then redis.call('HSET', blobs, digest, held) end
+    -- Most often it does already, and then nobody needs the names of all that do.
+    if hold(digest, group, when) then
+      local value = redis.call('HGET', blobs, digest)
+      redis.call('HINCRBY', groups, group, size_of(value))
+      redis.call('HSET', blobs, digest, value .. ' ' .. group)
+    end
   end
 end
 """)
@@ -160,7 +165,8 @@ COLDEST_OF = _script("return coldest(P .. 'held:' .. ARGV[1], ARGV[2], ARGV[3])"
 KNOWN = _script("""\
 local answer = {}
 for i = 1, #ARGV do
-  answer[i] = redis.call('ZSCORE', used, ARGV[i]) and redis.call('HGET', blobs, ARGV[i])
+  local value = redis.call('ZSCORE', used, ARGV[i]) and redis.call('HGET', blobs, ARGV[i])
+  answer[i] = value and size_of(value)
 end
 return answer
 """)
@@ -256,7 +262,7 @@ class BlobTable:
         """See `ICacheIndex.known`."""
         reply = self._list(await self._redis.run(KNOWN, (), _words(digests)), "answer about what is known")
         pairs = zip(digests, reply, strict=True)
-        return {digest: int(value.split()[0]) for digest, value in pairs if isinstance(value, bytes)}
+        return {digest: int(value) for digest, value in pairs if isinstance(value, bytes)}
 
     async def held(self, group: str, digests: Sequence[Digest]) -> Mapping[Digest, int]:
         """See `IGroupIndex.held`."""
