@@ -359,6 +359,14 @@ class Indexes(WarmTestCase):
         (resolved,) = (told for told in self.told if isinstance(told, Resolved))
         assert (resolved.platforms, resolved.layers) == ((), 2)
 
+    def test_what_is_named_many_times_is_read_once(self) -> None:
+        for _ in range(MAX_DEPTH - 1):
+            self.push_index(*[(self.digest, None)] * 100)
+            self.digest = self.upstream.manifests[NAME, LATEST].digest
+        assert isinstance(self.warmed(self.warm())[0], Done)
+        (resolved,) = (told for told in self.told if isinstance(told, Resolved))
+        assert resolved.layers == 2
+
     def test_an_index_in_an_index(self) -> None:
         self.push_index((self.digest, None))
         assert isinstance(self.warmed(self.warm())[0], Done)

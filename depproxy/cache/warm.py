@@ -53,6 +53,8 @@ class Found:
     platforms: set[Platform] = field(factory=set)
     # Those that it has, in its order, for who asked for another.
     known: dict[Platform, None] = field(factory=dict)
+    # Manifests that are read already: indexes that name one another many times would take for ever.
+    read: set[Digest] = field(factory=set)
 
     def add(self, manifest: ServedManifest) -> None:
         """The layers of a manifest. Raises InvalidManifest."""
@@ -168,7 +170,8 @@ class Warmer:
         if depth >= MAX_DEPTH:
             raise InvalidManifest(f"image indexes stand in one another more than {MAX_DEPTH} deep")
         for child, platform in platforms(media_type, manifest.body or b""):
-            if found.takes(platform, wanted):
+            if found.takes(platform, wanted) and child.digest not in found.read:
+                found.read.add(child.digest)
                 await self._read(home, await self._manifests.get(home, child.digest), wanted, found, depth + 1)
 
     async def _layer(
