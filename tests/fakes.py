@@ -151,6 +151,10 @@ class MemoryIndex:
         held = {name: self._held.get(name, {}) for name in names}
         return {name: Share(len(blobs), sum(map(self._sizes.__getitem__, blobs))) for name, blobs in held.items()}
 
+    async def sizes(self, groups: Sequence[str]) -> Mapping[str, int]:
+        await self._ask()
+        return {group: sum(map(self._sizes.__getitem__, self._held.get(group, {}))) for group in groups}
+
     async def coldest_of(self, group: str, count: int, skip: int = 0) -> Sequence[Entry]:
         await self._ask()
         return self._coldest(self._held.get(group, {}), count, skip)

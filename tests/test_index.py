@@ -234,6 +234,12 @@ class IndexSuite:
         await self.index.put_blob(A, 100, [HOME, OTHER])
         await self.index.put_blob(B, 2**50, [BESIDE])
         assert await self.index.groups() == {"acme/tools": Share(1, 100), "acme": Share(2, 2**50 + 100)}
+        assert await self.index.sizes(["acme", "nobody", "acme/tools"]) == {
+            "acme": 2**50 + 100,
+            "nobody": 0,
+            "acme/tools": 100,
+        }
+        assert await self.index.sizes([]) == {}
         self.now.time += 10
         self.index.touch(HOME, B)
         self.index.touch(BESIDE, A)
@@ -484,6 +490,7 @@ class SameAnswersTests(RedisTestCase):
                 held = await real.coldest_of(group, 100)
                 assert held == await fake.coldest_of(group, 100)
                 assert sum(entry.size for entry in held) == (await real.groups())[group].size
+                assert await real.sizes([group]) == await fake.sizes([group])
             assert await self.raw.used() == dict(fake.used)
 
         from_reactor: Any = blockingCallFromThread

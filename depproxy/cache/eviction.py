@@ -17,7 +17,7 @@ from depproxy.cache.entries import Entries
 from depproxy.cache.pins import Pins
 from depproxy.cache.removal import Remover, Why
 from depproxy.cache.uses import Uses
-from depproxy.index.interface import Entry, ICacheIndex, IGroupIndex, IndexUnavailable, Share
+from depproxy.index.interface import Entry, ICacheIndex, IGroupIndex, IndexUnavailable
 from depproxy.metrics import Metrics
 from depproxy.oci.digest import Digest
 
@@ -25,7 +25,6 @@ from depproxy.oci.digest import Digest
 LOW_MARK = 0.9
 # Entries that are read at a time, and then looked at one by one.
 BATCH = 100
-NOTHING = Share(0, 0)
 
 
 class _Pool(Protocol):
@@ -66,7 +65,7 @@ class _GroupsOwn:
     remover: Remover
 
     async def size(self) -> int:
-        return (await self.groups.groups()).get(self.group, NOTHING).size
+        return (await self.groups.sizes([self.group]))[self.group]
 
     async def coldest(self, count: int, skip: int) -> Sequence[Entry]:
         return await self.groups.coldest_of(self.group, count, skip)
@@ -148,8 +147,10 @@ class Evictor:
             await self._index.totals()
             await self._entries.catch_up()
         # Groups first: then the others may not have to give anything.
-        for group, quota in self._quotas.items():
-            await self._shrink(_GroupsOwn(group, self._groups, self._remover), quota, f" of group {group}")
+        quotas = self._quotas
+        for group, size in (await self._groups.sizes(list(quotas))).items():
+            if size > quotas[group]:
+                await self._shrink(_GroupsOwn(group, self._groups, self._remover), quotas[group], f" of group {group}")
         if self._max_size != math.inf:
             await self._shrink(_Everything(self._index, self._remover), self._max_size, "")
 

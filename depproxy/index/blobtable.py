@@ -248,6 +248,12 @@ class BlobTable:
                     raise self._unexpected("group", group)
         return found
 
+    async def sizes(self, groups: Sequence[str]) -> Mapping[str, int]:
+        """See `IGroupIndex.sizes`."""
+        reply = self._list(await self._redis.call("HMGET", codec.GROUPS, *groups), "sizes") if groups else []
+        pairs = zip(groups, reply, strict=True)
+        return {group: int(size) if isinstance(size, bytes) else 0 for group, size in pairs}
+
     async def coldest(self, count: int, skip: int) -> Sequence[Entry]:
         """See `ICacheIndex.coldest`."""
         reply = await self._redis.run(COLDEST, (), (skip, count))

@@ -157,6 +157,9 @@ class IGroupIndex(Interface):
     async def groups() -> Mapping[str, Share]:
         """All groups of which anything is known."""
 
+    async def sizes(groups: Sequence[str]) -> Mapping[str, int]:
+        """The sum of the sizes of what each of these groups holds. However many others there are, it costs no more."""
+
     async def coldest_of(group: str, count: int, skip: int = 0) -> Sequence[Entry]:
         """As `coldest`, of what the group holds, and as it was used by the group."""
 

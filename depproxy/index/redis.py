@@ -155,6 +155,9 @@ class RedisIndex:
     async def groups(self) -> Mapping[str, Share]:
         return await self._blobs.groups()
 
+    async def sizes(self, groups: Sequence[str]) -> Mapping[str, int]:
+        return await self._blobs.sizes(groups)
+
     async def coldest_of(self, group: str, count: int, skip: int = 0) -> Sequence[Entry]:
         return await self._blobs.coldest_of(group, count, skip)
 
