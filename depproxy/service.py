@@ -201,6 +201,7 @@ class Depproxy(Service):
         self.house.reconciler.stop()
         self.house.evictor.stop()
         self.house.expirer.stop()
+        self.house.purges.stop()
         await self.house.blobs.stop()
         await self.house.background.drain()
 

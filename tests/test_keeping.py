@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from twisted.logger import globalLogPublisher
 
-from depproxy.cache import expiry
+from depproxy.cache import expiry, purge
 from depproxy.cache.purge import Purged
 from depproxy.index.interface import Entry, Home, IndexUnavailable, Link, Share
 from depproxy.oci.digest import Digest
@@ -324,7 +324,7 @@ class KeepingTestCase(CacheTestCase):
         return [f"{method} {kind.partition('/')[0]}" for method, _, kind, *_ in map(str.split, self.asked())]
 
     def held(self, group: str) -> set[Digest]:
-        return {entry.digest for entry in Outcome(self.index.coldest_of(group, 1000)).value}
+        return {entry.digest for entry in Outcome(self.index.coldest_of(group, 10_000)).value}
 
     def linked(self, home: Home) -> set[Digest]:
         return set(Outcome(self.index.linked(home, list(SIZES))).value)
@@ -545,6 +545,20 @@ class FailingIndex(MemoryIndex):
         raise IndexUnavailable("it is down")
 
 
+class StoppingIndex(MemoryIndex):
+    """Counts what is let go, and calls `told` each time."""
+
+    count = 0
+
+    def told(self) -> None:
+        """Replaced by the test."""
+
+    async def let_go(self, group: str, entries: Sequence[Entry]) -> Sequence[Digest]:
+        self.count += 1
+        self.told()
+        return await super().let_go(group, entries)
+
+
 class Purging(KeepingTestCase):
     """What is to go now."""
 
@@ -576,6 +590,18 @@ class Purging(KeepingTestCase):
         # It is forgotten, and so can be ordered again.
         assert Outcome(self.cache.purges.order("alice", "acme")).value
         assert self.log.count("alice has ordered a purge of group acme") == 2
+
+    def test_a_stop_waits_for_a_batch_alone(self) -> None:
+        self.use(Cache(index=StoppingIndex))
+        index = self.index
+        assert isinstance(index, StoppingIndex)
+        for number in range(2 * purge.BATCH + 1):
+            Outcome(index.put_blob(Digest.of(b"%d" % number), 1, [HOME])).value  # noqa: B018
+        index.told = self.cache.purges.stop  # type: ignore[method-assign]  # To stop in the middle.
+        assert Outcome(self.cache.purges.order("alice", "acme")).value
+        assert index.count == 1
+        assert len(self.held("acme")) == purge.BATCH + 1
+        assert self.log.lines[-1] == "the purge of group acme is not complete, order it again: depproxy is stopping"
 
     def test_a_group_of_which_nothing_is_known(self) -> None:
         assert Outcome(self.cache.purger.group("nobody")).value == Purged(0, 0, 0)

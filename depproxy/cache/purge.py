@@ -34,6 +34,13 @@ class Purged:
         return f"{self.blobs} blobs, of which {self.removed} are removed, {self.removed_bytes} bytes"
 
 
+class Stopped(Exception):
+    """A purge ends before its end, because the service does."""
+
+    def __init__(self) -> None:
+        super().__init__("depproxy is stopping")
+
+
 class Purges:
     """Purges that were ordered. Each goes on to its end by itself; of two alike at a time the second is the first."""
 
@@ -57,6 +64,10 @@ class Purges:
             self._background.spawn(self._run(who, *what), f"purge of {_named(*what)}")
         return True
 
+    def stop(self) -> None:
+        """What is under way ends with its batch."""
+        self._purger.stopped = True
+
     async def _run(self, who: str, group: str, home: Home | None, reference: Reference | None) -> None:
         what, named = (group, home, reference), _named(group, home, reference)
         self._log.info("{who} has ordered a purge of {what}", who=who, what=named)
@@ -67,7 +78,7 @@ class Purges:
                 purged = await self._purger.repository(home)
             else:
                 purged = await self._purger.image(home, reference)
-        except IndexUnavailable as error:
+        except (IndexUnavailable, Stopped) as error:
             self._log.error("the purge of {what} is not complete, order it again: {error}", what=named, error=error)
             return
         finally:
@@ -84,7 +95,10 @@ def _named(group: str, home: Home | None, reference: Reference | None) -> str:
 
 
 class Purger:
-    """Every method raises IndexUnavailable: then a part may be gone already, and it can be done again."""
+    """
+    Every method raises IndexUnavailable, or Stopped once `stopped` is set: then a part may be gone already, and it can
+    be done again.
+    """
 
     def __init__(
         self,
@@ -105,6 +119,7 @@ class Purger:
         self._uses = uses
         self._remover = remover
         self._now = now
+        self.stopped = False
 
     async def group(self, group: str) -> Purged:
         """Purge all that a group has when this is called. What is pulled meanwhile may stay."""
@@ -116,6 +131,7 @@ class Purger:
         self._forget(lambda home: home.group == group)
         blobs, gone = 0, list[int]()
         while True:
+            self._go_on()
             entries = [entry for entry in await self._groups.coldest_of(group, BATCH) if entry.used <= begun]
             if not entries:
                 return Purged(blobs, len(gone), sum(gone))
@@ -169,6 +185,7 @@ class Purger:
         self._forget(lambda other: other == home)
         blobs, gone = 0, list[int]()
         for start in range(0, len(digests), BATCH):
+            self._go_on()
             own = set(digests[start : start + BATCH])
             async for other in self._homes(home.group):
                 if other != home and own:
@@ -180,11 +197,16 @@ class Purger:
             blobs += len(entries)
         return Purged(blobs, len(gone), sum(gone))
 
+    def _go_on(self) -> None:
+        if self.stopped:
+            raise Stopped
+
     async def _homes(self, group: str) -> AsyncIterator[Home]:
         cursor = "0"
         while True:
             cursor, homes = await self._groups.homes(group, cursor)
             for home in homes:
+                self._go_on()
                 yield home
             if cursor == "0":
                 return
