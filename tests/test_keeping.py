@@ -539,10 +539,14 @@ class KeepingToQuotas(KeepingTestCase):
 
 
 class FailingIndex(MemoryIndex):
-    """Goes down when something is to be let go."""
+    """Goes down when something is to be let go, until it is `mended`."""
+
+    mended = False
 
     async def let_go(self, group: str, entries: Sequence[Entry]) -> Sequence[Digest]:
-        raise IndexUnavailable("it is down")
+        if not self.mended:
+            raise IndexUnavailable("it is down")
+        return await super().let_go(group, entries)
 
 
 class StoppingIndex(MemoryIndex):
@@ -590,6 +594,26 @@ class Purging(KeepingTestCase):
         # It is forgotten, and so can be ordered again.
         assert Outcome(self.cache.purges.order("alice", "acme")).value
         assert self.log.count("alice has ordered a purge of group acme") == 2
+
+    def test_an_order_that_is_given_again(self) -> None:
+        orders: list[tuple[Home | None, Reference | None]] = [
+            (None, None),
+            (HOME, None),
+            (HOME, TAGS[0]),
+            (HOME, PARTS[0][0]),
+        ]
+        for home, reference in orders:
+            self.use(Cache(index=FailingIndex))
+            offer(self.upstream)
+            self.pull(HOME, 0)
+            assert Outcome(self.cache.purges.order("alice", "acme", home, reference)).value
+            assert self.held("acme") == set(PARTS[0])
+            assert isinstance(self.index, FailingIndex)
+            self.index.mended = True
+            assert Outcome(self.cache.purges.order("alice", "acme", home, reference)).value
+            assert self.held("acme") == self.linked(HOME) == set()
+            assert Outcome(self.index.get_tag(HOME, TAGS[0])).value is None
+            assert not Outcome(self.cache.purges.order("alice", "acme", HOME, reference)).value
 
     def test_a_stop_waits_for_a_batch_alone(self) -> None:
         self.use(Cache(index=StoppingIndex))

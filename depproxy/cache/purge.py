@@ -148,8 +148,11 @@ class Purger:
             digests += links
             if cursor == "0":
                 break
+        purged = await self._let_go(home, digests)
+        # Last, so that an order that is given again finds it.
         await self._groups.forget_home(home)
-        return await self._let_go(home, digests)
+        self._forget(lambda other: other == home)
+        return purged
 
     async def image(self, home: Home, reference: Reference) -> Purged | None:
         """Purge one image: its tag, and what no other tag of the repository needs. None where it is not known."""
@@ -157,20 +160,31 @@ class Purger:
         if root is None:
             return None
         await self._index.flush()
-        own = set(await self._contents.below(root))
+        parts = list(await self._contents.below(root))
+        needed: set[Digest] = set()
+        others: list[Tag] = []
         cursor = "0"
         while True:
             cursor, tags = await self._groups.tags(home, cursor)
             for tag, record in tags.items():
-                if tag == reference or (record.digest == root.digest and not isinstance(reference, Tag)):
-                    await self._index.forget_tag(home, tag)
-                else:
-                    other = await self._contents.root(home, tag)
-                    own -= set(() if other is None else await self._contents.below(other))
+                if tag == reference:
+                    continue
+                if record.digest == root.digest and not isinstance(reference, Tag):
+                    others.append(tag)
+                elif (other := await self._contents.root(home, tag)) is not None:
+                    needed |= (await self._contents.below(other)).keys()
             if cursor == "0":
                 break
-        await self._groups.unlink(home, list(own))
-        return await self._let_go(home, list(own))
+        # Manifests after what they name, and what names the image last: an order that is given again finds all of it.
+        own = [digest for digest in reversed(parts) if digest not in needed]
+        purged = await self._let_go(home, own)
+        for tag in others:
+            await self._index.forget_tag(home, tag)
+        await self._groups.unlink(home, own)
+        if isinstance(reference, Tag):
+            await self._index.forget_tag(home, reference)
+        self._forget(lambda other: other == home)
+        return purged
 
     async def knows(self, group: str, home: Home | None, reference: Reference | None) -> bool:
         """Whether there is anything to purge: of a group, of its repository `home`, or of an image in that."""
@@ -181,8 +195,7 @@ class Purger:
         return any([home == known async for known in self._homes(group)])
 
     async def _let_go(self, home: Home, digests: Sequence[Digest]) -> Purged:
-        """The home has no links to these any more; its group lets go of what it needs in no other repository."""
-        self._forget(lambda other: other == home)
+        """The home is to have no links to these any more; its group lets go of what it needs in no other repository."""
         blobs, gone = 0, list[int]()
         for start in range(0, len(digests), BATCH):
             self._go_on()
