@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -304,6 +304,28 @@ TestHoldings = Holdings.TestCase
 TestHoldings.settings = settings(max_examples=200)
 
 
+class TellingIndex(MemoryIndex):
+    """Counts how often something is let go. What is to be done `meanwhile` it does once, before or after a method."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        super().__init__(now)
+        self.count = 0
+        self.meanwhile: dict[str, Callable[[], object]] = {}
+
+    async def let_go(self, group: str, entries: Sequence[Entry]) -> Sequence[Digest]:
+        self.count += 1
+        self._do("before let_go")
+        return await super().let_go(group, entries)
+
+    async def homes(self, group: str, cursor: str) -> tuple[str, Mapping[Home, int]]:
+        found = await super().homes(group, cursor)
+        self._do("after homes")
+        return found
+
+    def _do(self, when: str) -> None:
+        self.meanwhile.pop(when, lambda: None)()
+
+
 class KeepingTestCase(CacheTestCase):
     """With all images on offer, and a log."""
 
@@ -322,6 +344,13 @@ class KeepingTestCase(CacheTestCase):
         self.asked()
         self.pull(home, number)
         return [f"{method} {kind.partition('/')[0]}" for method, _, kind, *_ in map(str.split, self.asked())]
+
+    def use_telling(self) -> TellingIndex:
+        """Have another cache, with such an index."""
+        self.use(Cache(index=TellingIndex))
+        offer(self.upstream)
+        assert isinstance(self.index, TellingIndex)
+        return self.index
 
     def held(self, group: str) -> set[Digest]:
         return {entry.digest for entry in Outcome(self.index.coldest_of(group, 10_000)).value}
@@ -549,20 +578,6 @@ class FailingIndex(MemoryIndex):
         return await super().let_go(group, entries)
 
 
-class StoppingIndex(MemoryIndex):
-    """Counts what is let go, and calls `told` each time."""
-
-    count = 0
-
-    def told(self) -> None:
-        """Replaced by the test."""
-
-    async def let_go(self, group: str, entries: Sequence[Entry]) -> Sequence[Digest]:
-        self.count += 1
-        self.told()
-        return await super().let_go(group, entries)
-
-
 class Purging(KeepingTestCase):
     """What is to go now."""
 
@@ -616,12 +631,10 @@ class Purging(KeepingTestCase):
             assert not Outcome(self.cache.purges.order("alice", "acme", HOME, reference)).value
 
     def test_a_stop_waits_for_a_batch_alone(self) -> None:
-        self.use(Cache(index=StoppingIndex))
-        index = self.index
-        assert isinstance(index, StoppingIndex)
+        index = self.use_telling()
         for number in range(2 * purge.BATCH + 1):
             Outcome(index.put_blob(Digest.of(b"%d" % number), 1, [HOME])).value  # noqa: B018
-        index.told = self.cache.purges.stop  # type: ignore[method-assign]  # To stop in the middle.
+        index.meanwhile["before let_go"] = self.cache.purges.stop
         assert Outcome(self.cache.purges.order("alice", "acme")).value
         assert index.count == 1
         assert len(self.held("acme")) == purge.BATCH + 1
@@ -629,6 +642,16 @@ class Purging(KeepingTestCase):
 
     def test_a_group_of_which_nothing_is_known(self) -> None:
         assert Outcome(self.cache.purger.group("nobody")).value == Purged(0, 0, 0)
+
+    def test_what_another_group_has_just_read(self) -> None:
+        index = self.use_telling()
+        self.pull(HOME, 0)
+        Outcome(self.cache.manifests.get(NEIGHBOUR, TAGS[0])).value  # noqa: B018
+        index.meanwhile["before let_go"] = lambda: read(self.cache, NEIGHBOUR, PARTS[0][1])
+        assert Outcome(self.cache.purger.group("acme")).value.removed == 1
+        Outcome(self.index.flush()).value  # noqa: B018
+        assert [self.is_here(digest) for digest in PARTS[0]] == [True, True, False]
+        assert self.held("other") == set(PARTS[0][:2])
 
     def test_who_reads_it_reads_on(self) -> None:
         self.pull(HOME, 0)

@@ -72,7 +72,8 @@ class Remover:
 
     async def _follow(self, digest: Digest, size: int, why: Why) -> bool:
         """The entry is gone; now the file."""
-        if self.busy(digest) and why is not Why.PURGED:
+        # A purge stops at no reader; but who has read since it began may be of another group, which holds it now.
+        if self.busy(digest) if why is not Why.PURGED else self._index.touched(digest):
             # Somebody has found the file while the index was told.
             await self._index.adopt([Entry(digest, size, int(self._now()))])
             return False
