@@ -209,11 +209,14 @@ class MemoryIndex:
         for digest in digests:
             self._links.pop((home, digest), None)
 
-    async def forget_home(self, home: Home) -> None:
+    async def forget_home(self, home: Home, used: int | None = None) -> bool:
         await self._ask()
+        if used is not None and self._homes.get(home.group, {}).get(home) != used:
+            return False
         self._homes.get(home.group, {}).pop(home, None)
         self._tags = {key: record for key, record in self._tags.items() if key[0] != home}
         self._links = {key: link for key, link in self._links.items() if key[0] != home}
+        return True
 
     async def pin(self, home: Home, reference: Reference) -> bool:
         await self._ask()

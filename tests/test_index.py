@@ -333,6 +333,19 @@ class IndexSuite:
         await self.index.forget_blob(A)
         assert await self.index.groups() == {}
 
+    async def test_forgetting_a_home_that_is_still_unread(self) -> None:
+        await self.index.put_blob(A, 5, [HOME])
+        await self.index.put_links(HOME, {A: Link("x", 1)})
+        _, homes = await self.index.homes(HOME.group, "0")
+        self.now.time += 1
+        self.index.touch(HOME, A)
+        await self.index.flush()
+        assert not await self.index.forget_home(HOME, homes[HOME])
+        assert await self.index.get_link(HOME, A) is not None
+        assert await self.index.forget_home(HOME, homes[HOME] + 1)
+        assert await self.index.get_link(HOME, A) is None
+        assert not await self.index.forget_home(HOME, homes[HOME] + 1)
+
     async def test_going_through_a_home(self) -> None:
         records = {Tag(f"t{number}"): TagRecord(A, "x", number, 0.5) for number in range(20)}
         for tag, record in records.items():

@@ -322,6 +322,11 @@ class TellingIndex(MemoryIndex):
         self._do("after homes")
         return found
 
+    async def forget_home(self, home: Home, used: int | None = None) -> bool:
+        found = await super().forget_home(home, used)
+        self._do("after forget_home")
+        return found
+
     def _do(self, when: str) -> None:
         self.meanwhile.pop(when, lambda: None)()
 
@@ -471,6 +476,32 @@ class Expiring(KeepingTestCase):
         self.expire(acme=1)
         assert self.linked(HOME) == set()
         assert self.held("acme") == {index}
+
+    def test_a_home_that_is_read_meanwhile(self) -> None:
+        index = self.use_telling()
+        self.pull(HOME, 0)
+        self.clock.advance(2 * DAY)
+        index.meanwhile["after homes"] = lambda: self.pull(HOME, 2)
+        self.expire(acme=1)
+        assert self.held("acme") == set(PARTS[2])
+        assert self.linked(HOME) >= set(PARTS[2])
+        assert self.questions(HOME, 2) == ["HEAD manifests"]
+
+    def test_an_index_that_goes_down_in_the_middle(self) -> None:
+        index = self.use_telling()
+        for home in HOMES[:2]:
+            self.pull(home, 0)
+        self.clock.advance(2 * DAY)
+
+        def down() -> None:
+            index.available = False
+
+        index.meanwhile["after forget_home"] = down
+        self.expire(acme=1)
+        index.available = True
+        (gone,) = (home for home in HOMES[:2] if not self.linked(home))
+        assert [self.cache.links.known(gone, digest) for digest in PARTS[0]] == [None] * 3
+        assert self.cache.tags.known(gone, TAGS[0]) is None
 
     def test_pinned_images_stay(self) -> None:
         self.pull(HOME, 0)

@@ -120,31 +120,41 @@ class Expirer:
         kept = {home for home, _ in await self._groups.pins()}
         changed: set[Home] = set()
         count, cursor = 0, "0"
-        while not self._stopped:
-            cursor, homes = await self._groups.homes(group, cursor)
-            for home in homes.keys() - kept:
-                if homes[home] < before:
-                    await self._groups.forget_home(home)
-                    changed.add(home)
-                    count += 1
-                elif await self._prune(home, before):
-                    changed.add(home)
-            if cursor == "0":
-                break
-        self._tags.forget_homes(changed.__contains__)
-        self._links.forget_homes(changed.__contains__)
+        try:
+            while not self._stopped:
+                cursor, homes = await self._groups.homes(group, cursor)
+                for home in homes.keys() - kept:
+                    if homes[home] >= before:
+                        await self._prune(home, before, changed)
+                    elif await self._unread(home, homes[home], changed):
+                        count += 1
+                if cursor == "0":
+                    break
+        finally:
+            # Also where the index went down in the middle. Going through what is remembered takes a moment.
+            if changed:
+                self._tags.forget_homes(changed.__contains__)
+                self._links.forget_homes(changed.__contains__)
         return count
 
-    async def _prune(self, home: Home, before: float) -> bool:
-        """Forget old links and tags of what the group does not hold; whether there were any."""
-        pruned, cursor = False, "0"
+    async def _unread(self, home: Home, used: int, changed: set[Home]) -> bool:
+        """Forget a home, unless it was read since; whether it is forgotten."""
+        await self._index.flush()
+        # It may be done though the answer is lost.
+        changed.add(home)
+        return await self._groups.forget_home(home, used)
+
+    async def _prune(self, home: Home, before: float, changed: set[Home]) -> None:
+        """Forget old links and tags of what the group does not hold; then the home is among the `changed`."""
+        cursor = "0"
         while not self._stopped:
             cursor, links = await self._groups.links(home, cursor)
             # A link knows the day only.
             old = [digest for digest, link in links.items() if link.since + DAY < before]
             unheld = await self._unheld(home.group, old)
-            await self._groups.unlink(home, unheld)
-            pruned |= bool(unheld)
+            if unheld:
+                changed.add(home)
+                await self._groups.unlink(home, unheld)
             if cursor == "0":
                 break
         while not self._stopped:
@@ -153,11 +163,10 @@ class Expirer:
             free = set(await self._unheld(home.group, list(past.values())))
             for tag, digest in past.items():
                 if digest in free:
+                    changed.add(home)
                     await self._index.forget_tag(home, tag)
-                    pruned = True
             if cursor == "0":
                 break
-        return pruned
 
     async def _unheld(self, group: str, digests: Sequence[Digest]) -> Sequence[Digest]:
         if not digests:

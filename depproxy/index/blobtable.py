@@ -175,11 +175,14 @@ local answer = {}
 for i = 2, #ARGV do answer[i - 1] = redis.call('ZSCORE', P .. 'held:' .. ARGV[1], ARGV[i]) end
 return answer
 """)
-# place of a home, and its group
+# place of a home, and its group; with a last read as third, only if it still is the last one
 FORGET_HOME = _script("""\
+local last = ARGV[3] and redis.call('ZSCORE', P .. 'homes:' .. ARGV[2], ARGV[1])
+if ARGV[3] and tonumber(last or '') ~= tonumber(ARGV[3]) then return 0 end
 redis.call('UNLINK', P .. 'tags:' .. ARGV[2] .. '|' .. ARGV[1], P .. 'links:' .. ARGV[2] .. '|' .. ARGV[1])
 redis.call('ZREM', P .. 'homes:' .. ARGV[2], ARGV[1])
 tidy(ARGV[2])
+return 1
 """)
 
 
@@ -281,9 +284,10 @@ class BlobTable:
         value = await self._redis.call("HGET", codec.BLOBS, codec.encode_digest(digest))
         return value.decode("utf-8", "replace").split()[1:] if isinstance(value, bytes) else []
 
-    async def forget_home(self, home: Home) -> None:
+    async def forget_home(self, home: Home, used: int | None) -> bool:
         """See `IGroupIndex.forget_home`."""
-        await self._redis.run(FORGET_HOME, (), (codec.encode_place(home), home.group))
+        only = () if used is None else (used,)
+        return await self._redis.run(FORGET_HOME, (), (codec.encode_place(home), home.group, *only)) == 1
 
     async def scan(self, cursor: str) -> tuple[str, Sequence[Digest]]:
         """See `ICacheIndex.scan`."""

@@ -191,8 +191,9 @@ class IGroupIndex(Interface):
     async def unlink(home: Home, digests: Sequence[Digest]) -> None:
         """Forget links of the home."""
 
-    async def forget_home(home: Home) -> None:
-        """Forget the home with its tags and links. Blobs that its group holds are held on."""
+    async def forget_home(home: Home, used: int | None = None) -> bool:
+        """Forget the home with its tags and links; where the time of its last read is given, unless it was read since.
+        Whether it is forgotten. Blobs that its group holds are held on."""
 
     async def pin(home: Home, reference: Reference) -> bool:
         """Keep the image under `reference`; False where `MAX_PINS` images are kept already."""

@@ -188,8 +188,8 @@ class RedisIndex:
     async def unlink(self, home: Home, digests: Sequence[Digest]) -> None:
         await self._homes.unlink(home, digests)
 
-    async def forget_home(self, home: Home) -> None:
-        await self._blobs.forget_home(home)
+    async def forget_home(self, home: Home, used: int | None = None) -> bool:
+        return await self._blobs.forget_home(home, used)
 
     async def pin(self, home: Home, reference: Reference) -> bool:
         return await self._homes.pin(home, reference)
