@@ -567,6 +567,28 @@ class KeepingToQuotas(KeepingTestCase):
             self.clock.advance(1)
             assert sum(SIZES[digest] for digest in self.held("acme")) <= 500
 
+    def test_a_manifest_that_is_read_while_it_goes(self) -> None:
+        threads = self.place.threads
+        for told_first in (0, 1):
+            self.pull(HOME, 0)
+            self.cache.manifests.forget(PARTS[0][0])
+            threads.held = True
+            asking = Outcome(self.cache.manifests.get(HOME, PARTS[0][0]))
+            self.cache.evictor.resize(1, {})
+            jobs = threads.jobs[:2]
+            assert [job.name for job in jobs] == ["_read", "unlink"]
+            del threads.jobs[:2]
+            jobs[0].run()
+            for job in (jobs[told_first], jobs[1 - told_first]):
+                job.tell()
+            threads.held = False
+            threads.finish()
+            assert asking.value.body == BODIES[0]
+            assert not self.is_here(PARTS[0][0])
+            # It is not served from memory, as if it were.
+            self.cache.evictor.resize(float("inf"), {})
+            assert self.questions(HOME, 0)[:2] == ["HEAD manifests", "GET manifests"]
+
     def test_pinned_images_stay_though_the_coldest(self) -> None:
         self.pull(HOME, 0)
         self.clock.advance(1)

@@ -142,7 +142,8 @@ class Manifests:
         data = self._bodies.get(digest)
         if data is None and self._small(digest):
             data = await self._store.read(digest)
-            if data is not None:
+            # Unless it was removed meanwhile.
+            if data is not None and self._store.contains(digest) is not None:
                 self._remember(digest, data)
         return data
 

@@ -81,6 +81,8 @@ class Remover:
         try:
             # Who opens it before it is gone reads on; who comes later fetches it.
             await self._store.remove(digest)
+            # Whoever has read it before it was gone has remembered it.
+            self._forget(digest)
         except OSError as error:
             self.stuck += size
             self._log.error("{digest} is {why}, but its file stays: {error}", digest=digest, why=why, error=error)
