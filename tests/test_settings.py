@@ -340,15 +340,19 @@ class InForce(SynchronousTestCase):
         assert self.logged("those known last go on") == 2
 
     def test_an_outage_at_the_start(self) -> None:
-        self.change("acme", enabled=False)
+        self.change("acme", enabled=False, ttl_days=365)
         self.index.available = False
         late = self.process()
+        late.configured_ttls = {"acme": 7 * 86400.0}
         assert late.enabled("acme")
+        # What has gone by the configuration would not come back with the index.
+        assert late.ttl("acme") is None
         assert late.find("docker.io", "acme") is None
         assert self.logged("the configuration alone counts: ") == 1
         self.index.available = True
         self.clock.advance(REFRESH)
         assert not late.enabled("acme")
+        assert late.ttl("acme") == 365 * 86400.0
 
     def test_a_lost_key(self) -> None:
         """It is one group's trouble, and he who can mend it is told what to do."""

@@ -92,8 +92,9 @@ class RunTimeSettings:
         return not self._some_off or self.effective(group).enabled
 
     def ttl(self, group: str) -> float | None:
-        """Seconds for which what nobody pulls stays in the group's cache; None: for ever."""
-        return self.ttl_policy(group).seconds
+        """Seconds for which what nobody pulls stays in the group's cache; None: for ever, or it is not known yet what
+        owners have chosen, who may want it to stay for longer than the configuration says."""
+        return None if self._version is None else self.ttl_policy(group).seconds
 
     def ttl_policy(self, group: str) -> TTLPolicy:
         """What `ttl` says, with who says so: owners, or else the configuration."""
