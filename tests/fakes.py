@@ -13,6 +13,7 @@ from depproxy.index.codec import DAY
 from depproxy.index.interface import (
     MAX_PINS,
     Entry,
+    Holding,
     Home,
     IBuckets,
     ICacheIndex,
@@ -22,6 +23,7 @@ from depproxy.index.interface import (
     Link,
     SettingsTable,
     Share,
+    Sums,
     TagRecord,
 )
 from depproxy.oci.digest import Digest
@@ -48,7 +50,7 @@ class MemoryIndex:
     raises `IndexUnavailable`.
 
     `now` gives Unix time. `used` is what the real one has in its sorted set: the last use of each known blob in
-    whole seconds, as of the last flush. While `blocked` is True, questions wait for `release`. `asked` lists what was
+    whole seconds, as of the last flush. `wrong` says how many bytes are too many in the sum of a group, "" for all. While `blocked` is True, questions wait for `release`. `asked` lists what was
     asked of the buckets, with their keys.
     """
 
@@ -57,6 +59,7 @@ class MemoryIndex:
         self.blocked = False
         self._waiting: list[Deferred[None]] = []
         self.used: dict[Digest, int] = {}
+        self.wrong: dict[str, int] = {}
         self._now = now
         self._tags: dict[tuple[Home, Tag], TagRecord] = {}
         self._links: dict[tuple[Home, Digest], Link] = {}
@@ -114,8 +117,8 @@ class MemoryIndex:
                 self._read(digest, when, [home])
 
     async def totals(self) -> tuple[int, int]:
-        await self._ask()
-        return len(self._sizes), sum(self._sizes.values())
+        sums = await self.sums()
+        return sums.blobs, sums.size
 
     def touched(self, digest: Digest) -> bool:
         return any(digest == touched for _, touched in self._touched)
@@ -141,15 +144,36 @@ class MemoryIndex:
             self._sizes[entry.digest] = entry.size
             self.used.setdefault(entry.digest, entry.used)
 
-    async def scan(self, cursor: str) -> tuple[str, Sequence[Digest]]:
+    async def scan(self, cursor: str) -> tuple[str, Mapping[Digest, Holding]]:
         await self._ask()
-        return _page(sorted(self._sizes), cursor)
+        after, digests = _page(sorted(self._sizes), cursor)
+        return after, {digest: Holding(self._sizes[digest], frozenset(self._holders(digest))) for digest in digests}
 
     async def groups(self) -> Mapping[str, Share]:
+        return (await self.sums()).groups
+
+    async def sums(self) -> Sums:
         await self._ask()
         names = {group for table in (self._held, self._homes) for group, known in table.items() if known}
         held = {name: self._held.get(name, {}) for name in names}
-        return {name: Share(len(blobs), sum(map(self._sizes.__getitem__, blobs))) for name, blobs in held.items()}
+        return Sums(
+            len(self._sizes),
+            sum(self._sizes.values()) + self.wrong.get("", 0),
+            {
+                name: Share(len(blobs), sum(map(self._sizes.__getitem__, blobs)) + self.wrong.get(name, 0))
+                for name, blobs in held.items()
+            },
+        )
+
+    async def replace_sums(self, seen: Sums, right: Sums) -> bool:
+        now = await self.sums()
+        if now != seen:
+            return False
+        for name, share in now.groups.items():
+            wanted = right.groups.get(name, Share(0, 0)).size
+            self.wrong[name] = self.wrong.get(name, 0) + wanted - share.size
+        self.wrong[""] = self.wrong.get("", 0) + right.size - now.size
+        return True
 
     async def sizes(self, groups: Sequence[str]) -> Mapping[str, int]:
         await self._ask()
@@ -164,9 +188,10 @@ class MemoryIndex:
         held = self._held.get(group, {})
         return {digest: held[digest] for digest in digests if digest in held}
 
-    async def holders(self, digest: Digest) -> Sequence[str]:
+    async def holdings(self, digests: Sequence[Digest]) -> Mapping[Digest, Holding]:
         await self._ask()
-        return self._holders(digest)
+        known = [digest for digest in digests if digest in self._sizes]
+        return {digest: Holding(self._sizes[digest], frozenset(self._holders(digest))) for digest in known}
 
     async def let_go(self, group: str, entries: Sequence[Entry]) -> Sequence[Digest]:
         await self._ask()
@@ -182,6 +207,10 @@ class MemoryIndex:
             return False
         self._forget(digest)
         return True
+
+    async def count_homes(self, group: str) -> int:
+        await self._ask()
+        return len(self._homes.get(group, {}))
 
     async def homes(self, group: str, cursor: str) -> tuple[str, Mapping[Home, int]]:
         await self._ask()

@@ -63,8 +63,8 @@ class Reconciler:
                     adopted += await self._uses.removing.run(self._adopt, batch)
             cursor = "0"
             while not self._stopped:
-                cursor, digests = await self._index.scan(cursor)
-                forgotten += await self._uses.removing.run(self._forget, await self._store.missing(digests))
+                cursor, entries = await self._index.scan(cursor)
+                forgotten += await self._uses.removing.run(self._forget, await self._store.missing(list(entries)))
                 if cursor == "0":
                     break
         except IndexUnavailable as error:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from depproxy.index import codec
 from depproxy.index.connection import Connection
-from depproxy.index.interface import Entry, Home, IndexUnavailable, Share
+from depproxy.index.interface import Entry, Holding, Home, IndexUnavailable
 from depproxy.index.lastuse import Use
 from depproxy.index.wire import Reply, Script, Word
 from depproxy.oci.digest import Digest, InvalidDigest
@@ -151,14 +151,6 @@ for i = 1, #ARGV, 4 do
   end
 end
 """)
-TOTALS = _script("return {redis.call('HLEN', blobs), redis.call('GET', total) or '0'}")
-GROUPS = _script("""\
-local answer = redis.call('HGETALL', groups)
-for i = 1, #answer, 2 do
-  answer[i] = {answer[i], redis.call('ZCARD', P .. 'held:' .. answer[i])}
-end
-return answer
-""")
 COLDEST = _script("return coldest(used, ARGV[1], ARGV[2])")
 COLDEST_OF = _script("return coldest(P .. 'held:' .. ARGV[1], ARGV[2], ARGV[3])")
 # What has no last use would never be evicted: it is not known.
@@ -231,32 +223,6 @@ class BlobTable:
         reply = await self._redis.run(LET_GO, (), (group, *words))
         return [self._digest(item) for item in self._list(reply, "answer about what is let go")]
 
-    async def totals(self) -> tuple[int, int]:
-        """See `ICacheIndex.totals`."""
-        match await self._redis.run(TOTALS, (), ()):
-            case [int(count), bytes(total)]:
-                return count, int(total)
-            case reply:
-                raise self._unexpected("totals", reply)
-
-    async def groups(self) -> Mapping[str, Share]:
-        """See `IGroupIndex.groups`."""
-        words = self._list(await self._redis.run(GROUPS, (), ()), "groups")
-        found: dict[str, Share] = {}
-        for group, size in zip(words[::2], words[1::2], strict=True):
-            match group, size:
-                case [bytes(name), int(count)], bytes(text):
-                    found[name.decode("utf-8", "replace")] = Share(count, int(text))
-                case _:
-                    raise self._unexpected("group", group)
-        return found
-
-    async def sizes(self, groups: Sequence[str]) -> Mapping[str, int]:
-        """See `IGroupIndex.sizes`."""
-        reply = self._list(await self._redis.call("HMGET", codec.GROUPS, *groups), "sizes") if groups else []
-        pairs = zip(groups, reply, strict=True)
-        return {group: int(size) if isinstance(size, bytes) else 0 for group, size in pairs}
-
     async def coldest(self, count: int, skip: int) -> Sequence[Entry]:
         """See `ICacheIndex.coldest`."""
         reply = await self._redis.run(COLDEST, (), (skip, count))
@@ -279,21 +245,25 @@ class BlobTable:
         pairs = zip(digests, reply, strict=True)
         return {digest: int(float(used)) for digest, used in pairs if isinstance(used, bytes)}
 
-    async def holders(self, digest: Digest) -> Sequence[str]:
-        """See `IGroupIndex.holders`."""
-        value = await self._redis.call("HGET", codec.BLOBS, codec.encode_digest(digest))
-        return value.decode("utf-8", "replace").split()[1:] if isinstance(value, bytes) else []
+    async def holdings(self, digests: Sequence[Digest]) -> Mapping[Digest, Holding]:
+        """See `IGroupIndex.holdings`."""
+        if not digests:
+            return {}
+        reply = self._list(await self._redis.call("HMGET", codec.BLOBS, *_words(digests)), "answer about holdings")
+        pairs = zip(digests, reply, strict=True)
+        return {digest: self._holding(value) for digest, value in pairs if value is not None}
 
     async def forget_home(self, home: Home, used: int | None) -> bool:
         """See `IGroupIndex.forget_home`."""
         only = () if used is None else (used,)
         return await self._redis.run(FORGET_HOME, (), (codec.encode_place(home), home.group, *only)) == 1
 
-    async def scan(self, cursor: str) -> tuple[str, Sequence[Digest]]:
+    async def scan(self, cursor: str) -> tuple[str, Mapping[Digest, Holding]]:
         """See `ICacheIndex.scan`."""
         match await self._redis.call("HSCAN", codec.BLOBS, cursor, "COUNT", SCAN_COUNT):
             case [bytes(after), [*words]]:
-                return after.decode(), [self._digest(word) for word in words[::2]]
+                pairs = zip(words[::2], words[1::2], strict=True)
+                return after.decode(), {self._digest(word): self._holding(value) for word, value in pairs}
             case reply:
                 raise self._unexpected("step of a scan", reply)
 
@@ -310,6 +280,12 @@ class BlobTable:
             case [bytes(digest), bytes(size), bytes(used)] if size.isdigit():
                 return Entry(self._digest(digest), int(size), int(float(used)))
         raise self._unexpected("entry", item)
+
+    def _holding(self, value: Reply) -> Holding:
+        match value.split() if isinstance(value, bytes) else None:
+            case [size, *groups] if size.isdigit():
+                return Holding(int(size), frozenset(group.decode("utf-8", "replace") for group in groups))
+        raise self._unexpected("size", value)
 
     def _list(self, reply: Reply, what: str) -> list[Reply]:
         if isinstance(reply, list):

@@ -92,6 +92,13 @@ class HomeTable:
             chunk = digests[start : start + LINKS_PER_COMMAND]
             await self._redis.call("HDEL", codec.links_key(home), *map(codec.encode_digest, chunk))
 
+    async def count_homes(self, group: str) -> int:
+        """See `IGroupIndex.count_homes`."""
+        reply = await self._redis.call("ZCARD", codec.homes_key(group))
+        if not isinstance(reply, int):
+            raise self._unexpected("number of homes", reply)
+        return reply
+
     async def homes(self, group: str, cursor: str) -> tuple[str, Mapping[Home, int]]:
         """See `IGroupIndex.homes`."""
         return await self._scan(

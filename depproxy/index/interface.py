@@ -74,6 +74,23 @@ class Share:
 
 
 @frozen
+class Holding:
+    """A stored blob of `size` bytes, and the groups that hold it."""
+
+    size: int
+    groups: frozenset[str]
+
+
+@frozen
+class Sums:
+    """What is counted beside the entries: how many there are, of how many bytes in sum, and of each group the same."""
+
+    blobs: int
+    size: int
+    groups: Mapping[str, Share]
+
+
+@frozen
 class SettingsTable:
     """All that owners have set, by group and key, as it was at `version`."""
 
@@ -138,7 +155,7 @@ class ICacheIndex(Interface):
     async def adopt(entries: Sequence[Entry]) -> None:
         """These blobs were found in the store. What is known already keeps its last use, and gets its size."""
 
-    async def scan(cursor: str) -> tuple[str, Sequence[Digest]]:
+    async def scan(cursor: str) -> tuple[str, Mapping[Digest, Holding]]:
         """A few hundred entries, and the cursor to go on with. Begins with the cursor "0", and is over when that comes
         back.
 
@@ -166,8 +183,15 @@ class IGroupIndex(Interface):
     async def held(group: str, digests: Sequence[Digest]) -> Mapping[Digest, int]:
         """Those of `digests` that the group holds, with the Unix time of the group's last read."""
 
-    async def holders(digest: Digest) -> Sequence[str]:
-        """The groups that hold a blob."""
+    async def holdings(digests: Sequence[Digest]) -> Mapping[Digest, Holding]:
+        """Those of `digests` that have an entry."""
+
+    async def sums() -> Sums:
+        """All sums, as they are at one moment."""
+
+    async def replace_sums(seen: Sums, right: Sums) -> bool:
+        """Put `right` in the place of the sums of sizes, unless they are not as `seen` any more; whether it was done.
+        Groups that `seen` does not have are left out."""
 
     async def let_go(group: str, entries: Sequence[Entry]) -> Sequence[Digest]:
         """The group holds these no more, but for those that it has read since they were asked for. Those that no group
@@ -175,6 +199,9 @@ class IGroupIndex(Interface):
 
     async def forget_unheld(digest: Digest) -> bool:
         """Forget the blob, unless a group holds it; whether it was forgotten."""
+
+    async def count_homes(group: str) -> int:
+        """How many homes the group has. O(1)."""
 
     async def homes(group: str, cursor: str) -> tuple[str, Mapping[Home, int]]:
         """Some of the group's homes, with the Unix time of the last read; and the cursor to go on with."""

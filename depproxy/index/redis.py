@@ -21,6 +21,7 @@ from depproxy.index.groupsettings import GroupSettingsTable
 from depproxy.index.hometable import HomeTable
 from depproxy.index.interface import (
     Entry,
+    Holding,
     Home,
     IBuckets,
     ICacheIndex,
@@ -31,10 +32,12 @@ from depproxy.index.interface import (
     Link,
     SettingsTable,
     Share,
+    Sums,
     TagRecord,
 )
 from depproxy.index.lastuse import LastUse, Use
 from depproxy.index.server import EmbeddedRedis
+from depproxy.index.sumtable import SumTable
 from depproxy.index.wire import ReplyError, Wire
 from depproxy.oci.digest import Digest
 from depproxy.oci.reference import Reference, Tag
@@ -75,6 +78,7 @@ class RedisIndex:
         self._redis = Connection(clock, endpoint, name, self._prepare, limit)
         self._blobs = BlobTable(self._redis, name)
         self._homes = HomeTable(self._redis, name)
+        self._sums = SumTable(self._redis, name)
         self._buckets = Buckets(self._redis, name, now)
         self._group_settings = GroupSettingsTable(self._redis, name)
         self._uses = LastUse(MAX_USES)
@@ -135,7 +139,7 @@ class RedisIndex:
         await self._blobs.forget(digest)
 
     async def totals(self) -> tuple[int, int]:
-        return await self._blobs.totals()
+        return await self._sums.totals()
 
     async def coldest(self, count: int, skip: int = 0) -> Sequence[Entry]:
         return await self._blobs.coldest(count, skip)
@@ -149,14 +153,14 @@ class RedisIndex:
     async def adopt(self, entries: Sequence[Entry]) -> None:
         await self._blobs.adopt(entries)
 
-    async def scan(self, cursor: str) -> tuple[str, Sequence[Digest]]:
+    async def scan(self, cursor: str) -> tuple[str, Mapping[Digest, Holding]]:
         return await self._blobs.scan(cursor)
 
     async def groups(self) -> Mapping[str, Share]:
-        return await self._blobs.groups()
+        return await self._sums.groups()
 
     async def sizes(self, groups: Sequence[str]) -> Mapping[str, int]:
-        return await self._blobs.sizes(groups)
+        return await self._sums.sizes(groups)
 
     async def coldest_of(self, group: str, count: int, skip: int = 0) -> Sequence[Entry]:
         return await self._blobs.coldest_of(group, count, skip)
@@ -164,14 +168,23 @@ class RedisIndex:
     async def held(self, group: str, digests: Sequence[Digest]) -> Mapping[Digest, int]:
         return await self._blobs.held(group, digests)
 
-    async def holders(self, digest: Digest) -> Sequence[str]:
-        return await self._blobs.holders(digest)
+    async def holdings(self, digests: Sequence[Digest]) -> Mapping[Digest, Holding]:
+        return await self._blobs.holdings(digests)
+
+    async def sums(self) -> Sums:
+        return await self._sums.sums()
+
+    async def replace_sums(self, seen: Sums, right: Sums) -> bool:
+        return await self._sums.replace_sums(seen, right)
 
     async def let_go(self, group: str, entries: Sequence[Entry]) -> Sequence[Digest]:
         return await self._blobs.let_go(group, entries)
 
     async def forget_unheld(self, digest: Digest) -> bool:
         return await self._blobs.forget_unheld(digest)
+
+    async def count_homes(self, group: str) -> int:
+        return await self._homes.count_homes(group)
 
     async def homes(self, group: str, cursor: str) -> tuple[str, Mapping[Home, int]]:
         return await self._homes.homes(group, cursor)
