@@ -23,24 +23,18 @@ from depproxy.access.throttle import Throttle
 from depproxy.access.tokens import Tokens
 from depproxy.cache.background import Background
 from depproxy.cache.blobs import Blobs
-from depproxy.cache.contents import Contents
 from depproxy.cache.documents import Documents
 from depproxy.cache.entries import Entries
-from depproxy.cache.eviction import Evictor
-from depproxy.cache.expiry import Expirer
 from depproxy.cache.links import Links
 from depproxy.cache.manifests import Manifests
-from depproxy.cache.pins import Pins
-from depproxy.cache.purge import Purger, Purges
 from depproxy.cache.questions import Questions
-from depproxy.cache.reconcile import Reconciler
-from depproxy.cache.removal import Remover
 from depproxy.cache.schedules import Schedules
 from depproxy.cache.tags import Tags
 from depproxy.cache.uses import Uses
 from depproxy.cache.warm import Warmer
 from depproxy.config import Settings, image_names, taken_over
 from depproxy.index.factory import make_index
+from depproxy.keeping import Keeping
 from depproxy.metrics import Metrics
 from depproxy.sources import Sources, fingerprint
 from depproxy.storage.files import FileStore
@@ -137,8 +131,20 @@ class House:
             metrics,
         )
         self.blobs = Blobs(self.store, self.index, entries, links, uses, self.upstreams, reactor, random, metrics)
-        self._build_keeping(settings, tags, links, uses)
         names = image_names(settings.mirror, settings.upstreams)
+        self.keeping = Keeping(
+            settings,
+            self.store,
+            self.index,
+            entries,
+            tags,
+            links,
+            uses,
+            background,
+            self.manifests.forget,
+            self.owners.ttl,
+            metrics,
+        )
         self.warmer = Warmer(names, self.manifests, self.blobs, reactor, metrics)
         self.schedules = Schedules(self.warmer, reactor, metrics)
         self.documents = Documents(self.upstreams, settings.cache.documents_ttl, reactor)
@@ -156,7 +162,7 @@ class House:
             settings.server.stall_timeout,
             metrics,
         )
-        self.api = Api(self.administration, self.purges, addresses, metrics)
+        self.api = Api(self.administration, self.keeping.purges, addresses, metrics)
         status = Status(self.index, self.index, metrics, self.blobs.filling).app.resource()
         self.site = Faces(
             self.registry.app.resource(),
@@ -173,21 +179,6 @@ class House:
         self._build_admin(reactor)
         self.tls = TLSContexts(settings.server.client_ca, time.time)
         self._authority = fingerprint(settings.server.client_ca)
-
-    def _build_keeping(self, settings: Settings, tags: Tags, links: Links, uses: Uses) -> None:
-        """What takes blobs away, and what makes files and entries agree."""
-        index, metrics = self.index, self.metrics
-        contents = Contents(self.store, index)
-        pins = Pins(index, contents)
-        remover = Remover(self.store, index, index, uses, self.manifests.forget, metrics)
-        self.evictor = Evictor(
-            index, index, self.entries, uses, pins, remover, self.background, *_limits(settings), metrics
-        )
-        self.expirer = Expirer(
-            index, index, tags, links, uses, pins, remover, self.background, self.owners.ttl, metrics
-        )
-        self.purges = Purges(Purger(index, index, contents, tags, links, uses, remover), self.background)
-        self.reconciler = Reconciler(self.store, index, self.entries, uses, self.background, metrics)
 
     def _build_access(self, settings: Settings, reactor: Any, threads: Threads) -> None:
         self.tokens = Tokens(self.keys, ISSUER, settings.access.token_lifetime, time.time)
@@ -212,6 +203,7 @@ class House:
             "status": StatusFace(running, self.index, self.upstreams, self.metrics, reactor).app.resource(),
             "ratelimit": RateLimitFace(self.upstreams, reactor).app.resource(),
             "warm": self.warm_face.app.resource(),
+            **self.keeping.faces,
         }
         self.admin = AdminSite(faces, reactor)
 
@@ -239,7 +231,7 @@ class House:
         self.manifests.settings = settings.cache
         self.manifests.upstreams = settings.upstreams
         self.questions.negative_ttl = settings.cache.negative_ttl
-        self.evictor.resize(*_limits(settings))
+        self.keeping.take_over(settings)
         self.warmer.names = image_names(settings.mirror, settings.upstreams)
         self.warm_face.group = settings.mirror.group
         self.schedules.replace(settings.warm)
@@ -284,12 +276,6 @@ def _groups(settings: Settings) -> Groups:
 
 def _ttls(settings: Settings) -> Mapping[str, float]:
     return {path: group.ttl for path, group in settings.groups.items() if group.ttl is not None}
-
-
-def _limits(settings: Settings) -> tuple[float, dict[str, float]]:
-    """Of the cache, and of the groups that have their own; in bytes."""
-    max_size = settings.storage.max_size
-    return max_size, {path: group.quota.of(max_size) for path, group in settings.groups.items() if group.quota}
 
 
 def _networks(settings: Settings) -> Networks:

@@ -77,9 +77,9 @@ class Depproxy(Service):
         self._started: Deferred[None] | None = None
         self._ready = False
         self._sweeping = LoopingCall(self._sweep)
-        self._reconciling = LoopingCall(self.house.reconciler.sweep)
-        self._evicting = LoopingCall(self.house.evictor.check)
-        self._expiring = LoopingCall(self.house.expirer.expire)
+        self._reconciling = LoopingCall(self.house.keeping.reconciler.sweep)
+        self._evicting = LoopingCall(self.house.keeping.evictor.check)
+        self._expiring = LoopingCall(self.house.keeping.expirer.expire)
         for timer in self._timers():
             timer.clock = reactor
 
@@ -198,10 +198,10 @@ class Depproxy(Service):
         for timer in self._timers():
             if timer.running:
                 timer.stop()
-        self.house.reconciler.stop()
-        self.house.evictor.stop()
-        self.house.expirer.stop()
-        self.house.purges.stop()
+        self.house.keeping.reconciler.stop()
+        self.house.keeping.evictor.stop()
+        self.house.keeping.expirer.stop()
+        self.house.keeping.purges.stop()
         await self.house.blobs.stop()
         await self.house.background.drain()
 

@@ -20,6 +20,8 @@ from depproxy.cache.contents import Contents
 from depproxy.cache.entries import Entries
 from depproxy.cache.eviction import Evictor
 from depproxy.cache.expiry import Expirer
+from depproxy.cache.inspection import Inspector
+from depproxy.cache.inventory import Inventory
 from depproxy.cache.links import Links
 from depproxy.cache.manifests import Manifests
 from depproxy.cache.pins import Pins
@@ -262,6 +264,13 @@ class Cache:
         self.reconciler = Reconciler(
             self.place.store, self.index, self.entries, self.uses, self.background, self.metrics
         )
+
+        # Bytes by group.
+        self.quotas: dict[str, float] = {}
+        self.inventory = Inventory(
+            self.index, self.index, self.contents, lambda: self.quotas, self.ttls.get, lambda: ["acme"]
+        )
+        self.inspector = Inspector(self.index, self.index, self.contents)
 
     def close(self) -> None:
         self.place.close()

@@ -50,8 +50,8 @@ class MemoryIndex:
     raises `IndexUnavailable`.
 
     `now` gives Unix time. `used` is what the real one has in its sorted set: the last use of each known blob in
-    whole seconds, as of the last flush. `wrong` says how many bytes are too many in the sum of a group, "" for all. While `blocked` is True, questions wait for `release`. `asked` lists what was
-    asked of the buckets, with their keys.
+    whole seconds, as of the last flush. `wrong` says how many bytes are too many in the sum of a group, "" for all.
+    While `blocked` is True, questions wait for `release`. `asked` lists what was asked of the buckets, with their keys.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:

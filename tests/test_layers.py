@@ -20,6 +20,7 @@ SHARED = {"coalesce", "config", "metrics"}
 TOPS = {
     "house": {"service"},
     "sources": {"house"},
+    "keeping": {"house"},
     "service": {"tap"},
     "tap": {"plugin"},
     "cli": set[str](),

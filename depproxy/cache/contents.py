@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from depproxy.index.interface import Home, ICacheIndex
 from depproxy.oci.digest import Digest
-from depproxy.oci.manifest import MAX_MANIFEST, Descriptor, InvalidManifest, children, is_manifest
+from depproxy.oci.manifest import MAX_MANIFEST, Descriptor, InvalidManifest, is_manifest, platforms
+from depproxy.oci.platform import Platform
 from depproxy.oci.reference import Reference
 from depproxy.storage.interface import IBlobStore
 
@@ -38,6 +39,10 @@ class Contents:
 
     async def children(self, manifest: Descriptor) -> tuple[Descriptor, ...]:
         """What a manifest names; nothing for what is none, is not here or cannot be read."""
+        return tuple(child for child, _ in await self.platforms(manifest))
+
+    async def platforms(self, manifest: Descriptor) -> tuple[tuple[Descriptor, Platform | None], ...]:
+        """The same, each with the platform that an image index says it is for."""
         if not is_manifest(manifest.media_type):
             return ()
         size = self._store.contains(manifest.digest)
@@ -45,6 +50,6 @@ class Contents:
             return ()
         body = await self._store.read(manifest.digest)
         try:
-            return () if body is None else children(manifest.media_type, body)
+            return () if body is None else platforms(manifest.media_type, body)
         except InvalidManifest:
             return ()

@@ -11,6 +11,7 @@ from depproxy.cli.clients import configure
 from depproxy.cli.command import example
 from depproxy.cli.completion import completion
 from depproxy.cli.keys import keys
+from depproxy.cli.ls import inspect, ls
 from depproxy.cli.ratelimit import ratelimit
 from depproxy.cli.status import status
 from depproxy.cli.tokens import token
@@ -23,6 +24,7 @@ _SERVER = "twistd --nodaemon --pidfile= depproxy --config /etc/depproxy/depproxy
 @click.group(
     epilog=example(
         "depproxy status",
+        "depproxy ls",
         "depproxy check-config /etc/depproxy/depproxy.toml",
         "depproxy configure docker",
         "depproxy user add alice --group acme=guest",
@@ -37,6 +39,8 @@ def main() -> None:
 
 for command in (
     status,
+    ls,
+    inspect,
     warm,
     ratelimit,
     ci_variables,

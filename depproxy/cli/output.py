@@ -101,3 +101,13 @@ def count(answer: Mapping[str, Any], key: str) -> str:
     """A number of the answer for people; a dash where it is not known."""
     value = answer.get(key)
     return "-" if value is None else f"{value:,}"
+
+
+def ago(moment: float | None, now: float) -> str:
+    """How long ago that was: ``3d 4h ago``; a dash where it never was."""
+    return "-" if moment is None else f"{span(max(0.0, now - moment))} ago"
+
+
+def short(digest: str) -> str:
+    """As much of a digest as people compare."""
+    return digest.partition(":")[2][:12]

@@ -99,7 +99,7 @@ def children(media_type: str, body: bytes) -> tuple[Descriptor, ...]:
 
 
 def platforms(media_type: str, body: bytes) -> tuple[tuple[Descriptor, Platform | None], ...]:
-    """The children of an image index, each with the platform that it is for; None where the index names none.
+    """The children of a manifest, each with the platform that an image index says it is for; None where none is named.
 
     What is left out by `children` is left out here. Raises InvalidManifest.
     """

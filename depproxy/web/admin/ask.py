@@ -55,6 +55,15 @@ class Ask:
             raise AdminError(f"each of {name} must be a text of 1 to {LONGEST_TEXT} characters")
         return tuple(value)
 
+    def number(self, name: str, least: int, most: int, default: int) -> int:
+        """A whole number within limits; `default` if it was not given. Only a POST can give one."""
+        value = self.arguments.get(name)
+        if value is None:
+            return default
+        if type(value) is not int or not least <= value <= most:
+            raise AdminError(f"{name} must be a whole number from {least} to {most}")
+        return value
+
     def flag(self, name: str) -> bool:
         """True or false; false if it was not given."""
         value = self.arguments.get(name, False)

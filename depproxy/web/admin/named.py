@@ -1,0 +1,37 @@
+"""Which group, and which image, an operator means."""
+
+from depproxy.config.names import group_path
+from depproxy.index.interface import Home
+from depproxy.oci.errors import OCIError
+from depproxy.oci.image import ImageNames, parse_image
+from depproxy.oci.reference import Reference
+from depproxy.web.admin.answers import AdminError
+from depproxy.web.admin.ask import Ask
+
+
+class Named:
+    """Reads names of images as users write them. `names`, and the `group` that counts where none is named, may be
+    replaced at any time."""
+
+    def __init__(self, names: ImageNames, group: str) -> None:
+        self.names = names
+        self.group = group
+
+    def group_of(self, ask: Ask) -> str:
+        """The group of the argument `group`. Raises AdminError."""
+        try:
+            return group_path(ask.text("group") or self.group)
+        except ValueError as error:
+            raise AdminError(f"group {error}") from None
+
+    def image_of(self, ask: Ask) -> tuple[Home, Reference]:
+        """The image of the arguments `image` and `group`. Raises AdminError."""
+        text = ask.text("image")
+        if text is None:
+            raise AdminError("image must name an image, such as alpine:3.20")
+        group = self.group_of(ask)
+        try:
+            name, reference = parse_image(text)
+            return Home(group, *self.names.find(name)), reference
+        except (ValueError, OCIError) as error:
+            raise AdminError(str(error)) from None

@@ -1,0 +1,81 @@
+"""The commands that look after what is stored, while real clients pull through the real service."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from tests.e2e import images, wire
+from tests.e2e.processes import run
+from tests.e2e.servers import ROOT, Proxy, Registry
+
+MIB = images.MIB
+ENVIRONMENT = {"PYTHONPATH": str(ROOT)}
+
+
+def command(
+    proxy: Proxy, name: str, *arguments: str, told: str = "", check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    argv = [sys.executable, "-m", "depproxy.cli", name, "--socket", str(proxy.data / "admin.sock"), *arguments]
+    return run(*argv, environment=ENVIRONMENT, told=told, check=check)
+
+
+def answer(proxy: Proxy, name: str, *arguments: str) -> Any:
+    """What a command prints for programs."""
+    return json.loads(command(proxy, name, *arguments, "--json").stdout)
+
+
+def pull(proxy: Proxy, repository: str, manifest: images.Manifest, tag: str = "1", group: str = "") -> set[str]:
+    """A manifest by its tag, and all that it names; how the blobs were answered."""
+    base = proxy.group(repository, group) if group else proxy.repository(repository)
+    found = wire.manifest(base, tag)
+    assert (found.status, found.body) == (200, manifest.body)
+    outcomes = set()
+    for blob in manifest.blobs:
+        got = wire.blob(base, blob.digest)
+        assert (got.status, got.body) == (200, blob.data)
+        outcomes.add(got.outcome)
+    proxy.idle()
+    return outcomes
+
+
+def size_of(manifest: images.Manifest) -> int:
+    return len(manifest.body) + sum(len(blob.data) for blob in manifest.blobs)
+
+
+def test_what_was_pulled(proxy: Proxy, registry: Registry) -> None:
+    index = registry.push("team/shown", images.multiarch("shown", oci=True), "1")
+    plain = registry.push("team/plain", images.sized(MIB, "plain"), "2")
+    native = index.manifests[0]
+    assert wire.manifest(proxy.repository("team/shown"), "1").body == index.body
+    base = proxy.repository("team/shown")
+    assert wire.manifest(base, native.digest).body == native.body
+    for blob in native.blobs:
+        assert wire.blob(base, blob.digest).status == 200
+    pull(proxy, "team/plain", plain, "2")
+    found = answer(proxy, "ls", "local")
+    by_name = {image["image"]: image for image in found["images"]}
+    assert by_name.keys() == {"docker.io/team/shown:1", "docker.io/team/plain:2"}
+    shown = by_name["docker.io/team/shown:1"]
+    assert shown["platforms"] == [f"linux/{child}" for child in (images.NATIVE, images.FOREIGN)]
+    assert shown["held"] == len(index.body) + size_of(native)
+    assert shown["size"] == shown["held"] + len(index.manifests[1].body)
+    assert by_name["docker.io/team/plain:2"]["held"] == size_of(plain)
+    (group,) = answer(proxy, "ls")["groups"]
+    assert (group["group"], group["repositories"], group["bytes"]) == ("local", 2, shown["held"] + size_of(plain))
+    assert "docker.io/team/shown:1 " in command(proxy, "ls", "local").stdout
+    parts = answer(proxy, "inspect", "team/shown:1")["parts"][0]["parts"]
+    assert [(part["platform"], part["here"]) for part in parts] == [
+        (f"linux/{images.NATIVE}", True),
+        (f"linux/{images.FOREIGN}", False),
+    ]
+    assert all(part["here"] for part in parts[0]["parts"])
+    assert f"manifest linux/{images.FOREIGN}" in command(proxy, "inspect", "team/shown:1").stdout
+    done = command(proxy, "inspect", "team/shown:2", check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "docker.io/team/shown:2 is not in the cache of group local. `depproxy ls local` shows what is\n",
+    )

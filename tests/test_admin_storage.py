@@ -1,0 +1,159 @@
+"""The admin faces about what is stored: what may be asked for, and what is told."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+
+from depproxy.oci.image import ImageNames
+from depproxy.oci.manifest import OCI_MANIFEST
+from depproxy.web.admin.answers import AdminError, Document, written
+from depproxy.web.admin.ask import Ask
+from depproxy.web.admin.ls import InspectFace, ListFace
+from depproxy.web.admin.named import Named
+from depproxy.web.admin.progress import Progress
+from tests.cache_tools import HOME, NEIGHBOUR, CacheTestCase, Outcome
+from tests.test_admin_warm import Reader
+from tests.test_keeping import BODIES, PARTS, SIZES, offer, pull
+
+NAMED = Named(ImageNames("docker.io", {"docker.io": (), "ghcr.io": ()}), "acme")
+ALPINE = "docker.io/library/alpine"
+
+
+class FaceTestCase(CacheTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        offer(self.upstream)
+        self.reader = Reader()
+
+    def answer(self, face: Callable[[Ask], Awaitable[Document]], **arguments: object) -> Any:
+        """The document, which JSON can hold."""
+        document = Outcome(face(Ask(arguments))).value
+        written(document)
+        return document
+
+    def told(self, face: Callable[[Ask, Progress], Awaitable[Document]], **arguments: object) -> list[Any]:
+        """All lines."""
+        document = Outcome(face(Ask(arguments), cast(Progress, self.reader))).value
+        lines, self.reader.lines = [*self.reader.lines, document], []
+        for line in lines:
+            written(line)
+        return lines
+
+    def refusal(self, face: Callable[..., Awaitable[Document]], *more: object, **arguments: object) -> tuple[int, str]:
+        with pytest.raises(AdminError) as raised:
+            Outcome(face(Ask(arguments), *more)).value  # noqa: B018
+        return raised.value.status, str(raised.value)
+
+
+class Names(FaceTestCase):
+    def test_what_is_no_image(self) -> None:
+        for arguments, words in (
+            ({}, "image must name an image"),
+            ({"image": "Alpine"}, "is not lower-case"),
+            ({"image": "alpine:-"}, "tag"),
+            ({"image": "alpine@sha256:1"}, "digest"),
+            ({"image": "quay.io/org/app"}, 'add [upstreams."quay.io"]'),
+            ({"image": "alpine", "group": "a b"}, "group "),
+            ({"image": 7}, "image must be a text"),
+        ):
+            with pytest.raises(AdminError) as raised:
+                NAMED.image_of(Ask(cast(Any, arguments)))
+            assert words in str(raised.value)
+
+    def test_whose_image(self) -> None:
+        home, reference = NAMED.image_of(Ask({"image": "ghcr.io/org/app:1", "group": "Other/Sub"}))
+        assert (home.group, home.upstream, home.repository, reference) == ("other/sub", "ghcr.io", "org/app", "1")
+        assert NAMED.image_of(Ask({"image": "alpine"})) == (HOME, "latest")
+
+
+class Listing(FaceTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.face = ListFace(self.cache.inventory, self.index, NAMED)
+
+    def test_groups(self) -> None:
+        pull(self.cache, NEIGHBOUR, 0)
+        self.cache.quotas["other"] = 5e9
+        self.cache.ttls["acme"] = 60.0
+        size = sum(SIZES[digest] for digest in PARTS[0])
+        assert self.answer(self.face.all_groups) == {
+            "groups": [
+                {"group": "acme", "repositories": 0, "blobs": 0, "bytes": 0, "quota": None, "ttl": 60.0},
+                {"group": "other", "repositories": 1, "blobs": 3, "bytes": size, "quota": 5e9, "ttl": None},
+            ]
+        }
+
+    def test_images(self) -> None:
+        for number in range(3):
+            pull(self.cache, HOME, number)
+            self.clock.advance(1)
+        *images, last = self.told(self.face.images, limit=2)
+        size = sum(SIZES[digest] for digest in PARTS[2])
+        assert images[0] == {
+            "image": {
+                "image": f"{ALPINE}:t2",
+                "group": "acme",
+                "digest": PARTS[2][0],
+                "media_type": OCI_MANIFEST,
+                "platforms": [],
+                "size": size,
+                "held": size,
+                "read": int(self.cache.now()) - 1,
+                "pinned": False,
+            }
+        }
+        assert [image["image"]["image"] for image in images] == [f"{ALPINE}:t2", f"{ALPINE}:t1"]
+        assert last == {"group": "acme", "images": 2, "more": True}
+        assert self.told(self.face.images, group="other") == [{"group": "other", "images": 0, "more": False}]
+
+    def test_wrong_limits(self) -> None:
+        for limit in (0, 100_001, "7", 1.0, True):
+            assert self.refusal(self.face.images, self.reader, limit=limit) == (
+                400,
+                "limit must be a whole number from 1 to 100000",
+            )
+
+
+class Inspecting(FaceTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.face = InspectFace(self.cache.inspector, NAMED)
+
+    def test_one(self) -> None:
+        pull(self.cache, HOME, 0)
+        assert Outcome(self.index.forget_blob(PARTS[0][1])).value is None
+        answer = self.answer(self.face.inspect, image="alpine:t0")
+        (root,) = answer.pop("parts")
+        assert answer == {
+            "image": f"{ALPINE}:t0",
+            "group": "acme",
+            "digest": PARTS[0][0],
+            "media_type": OCI_MANIFEST,
+            "size": sum(SIZES[digest] for digest in PARTS[0]),
+            "here": SIZES[PARTS[0][0]] + SIZES[PARTS[0][2]],
+            "read": int(self.cache.now()),
+            "checked": self.cache.now(),
+            "pinned": False,
+            "linked": ["acme"],
+        }
+        parts = root.pop("parts")
+        assert root == {
+            "digest": PARTS[0][0],
+            "media_type": OCI_MANIFEST,
+            "size": len(BODIES[0]),
+            "platform": None,
+            "here": True,
+            "groups": ["acme"],
+        }
+        assert [(part["digest"], part["media_type"], part["here"], part["groups"]) for part in parts] == [
+            (PARTS[0][1], "layer", False, []),
+            (PARTS[0][2], "layer", True, ["acme"]),
+        ]
+
+    def test_none(self) -> None:
+        status, message = self.refusal(self.face.inspect, image="ghcr.io/org/app")
+        assert status == 404
+        assert message.startswith("ghcr.io/org/app:latest is not in the cache of group acme.")

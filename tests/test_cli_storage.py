@@ -1,0 +1,169 @@
+"""The commands about what is stored: what they ask, and what they print. The service is a double on a real socket."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from depproxy.cli import main
+from depproxy.cli.ls import media_type
+from tests.test_cli_client import Double, chunked, whole
+
+DIGEST = "sha256:" + "0123456789ab" + "c" * 52
+INDEX = "application/vnd.oci.image.index.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+IMAGE = {
+    "image": "docker.io/library/alpine:3",
+    "group": "acme",
+    "digest": DIGEST,
+    "media_type": INDEX,
+    "platforms": ["linux/amd64", "linux/arm64"],
+    "size": 3 << 20,
+    "held": 1 << 20,
+    "read": None,
+    "pinned": True,
+}
+
+
+@pytest.fixture
+def double(tmp_path: Path) -> Iterator[Double]:
+    double = Double(tmp_path / "s")
+    yield double
+    double.close()
+
+
+def answer(double: Double, document: object) -> None:
+    double.answer = whole(json.dumps(document))
+
+
+def tell(double: Double, *lines: Any) -> None:
+    double.answer = chunked(
+        *(json.dumps(line) + "\n" for line in lines[:-1]), json.dumps({**lines[-1], "done": True}) + "\n"
+    )
+
+
+def run(double: Double, command: str, *arguments: str, told: str = "") -> Result:
+    result = CliRunner().invoke(main, [command, "--socket", str(double.path), *arguments], input=told)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def asked(double: Double) -> tuple[str, Any]:
+    """The request's line without the version, and its body."""
+    head, _, body = double.request.partition(b"\r\n\r\n")
+    return head.decode().partition(" HTTP/")[0], json.loads(body) if body else None
+
+
+def lines(result: Result) -> list[str]:
+    assert result.exit_code == 0, result.output
+    return result.stdout.splitlines()
+
+
+def test_groups(double: Double) -> None:
+    group = {"group": "acme", "repositories": 20_000, "blobs": 3, "bytes": 2048, "quota": None, "ttl": None}
+    other = {**group, "group": "other", "quota": 1 << 30, "ttl": 90 * 86400.0}
+    answer(double, {"groups": [group, other]})
+    assert lines(run(double, "ls")) == [
+        "GROUP  REPOSITORIES  BLOBS     SIZE    QUOTA  TTL",
+        "acme         20,000      3  2.0 KiB        -    -",
+        "other        20,000      3  2.0 KiB  1.0 GiB  90d",
+    ]
+    assert asked(double) == ("GET /v1/ls", None)
+    assert json.loads(run(double, "ls", "--json").stdout) == {"groups": [group, other]}
+
+
+def test_images(double: Double) -> None:
+    plain = {
+        **IMAGE,
+        "image": "docker.io/library/b:1",
+        "platforms": [],
+        "media_type": "application/vnd.oci.image.manifest.v1+json",
+        "read": int(time.time()) + 1000,
+        "pinned": False,
+    }
+    many = {**IMAGE, "platforms": ["linux/amd64", "linux/arm64", "linux/s390x"]}
+    tell(double, *({"image": image} for image in (IMAGE, plain, many)), {"group": "acme", "images": 3, "more": True})
+    result = run(double, "ls", "acme", "--limit", "3")
+    assert lines(result) == [
+        "IMAGE                       DIGEST        TYPE                         HELD       OF  LAST READ  PINNED",
+        "docker.io/library/alpine:3  0123456789ab  linux/amd64, linux/arm64  1.0 MiB  3.0 MiB  -          yes",
+        "docker.io/library/b:1       0123456789ab  manifest                  1.0 MiB  3.0 MiB  0s ago",
+        "docker.io/library/alpine:3  0123456789ab  3 platforms               1.0 MiB  3.0 MiB  -          yes",
+    ]
+    assert result.stderr == "There are more; --limit 30 shows them.\n"
+    assert asked(double) == ("POST /v1/ls/images", {"group": "acme", "limit": 3})
+    found = json.loads(run(double, "ls", "acme", "--json").stdout)
+    assert found == {"group": "acme", "images": [IMAGE, plain, many], "more": True}
+
+
+def test_no_images(double: Double) -> None:
+    tell(double, {"group": "acme", "images": 0, "more": False})
+    result = run(double, "ls", "acme")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == "Group acme has no images in the cache.\n"
+
+
+def test_inspect(double: Double) -> None:
+    layer = {
+        "digest": DIGEST,
+        "media_type": LAYER,
+        "size": 5,
+        "platform": None,
+        "here": False,
+        "groups": [],
+        "parts": [],
+    }
+    child = {**layer, "platform": "linux/amd64", "media_type": "application/vnd.oci.image.manifest.v1+json"}
+    root = {**layer, "media_type": INDEX, "here": True, "groups": ["acme", "other"], "size": None}
+    document = {
+        **{key: IMAGE[key] for key in ("image", "group", "digest", "media_type", "size", "read", "pinned")},
+        "here": 1 << 20,
+        "checked": None,
+        "linked": ["acme"],
+        "parts": [{**root, "parts": [{**child, "parts": [layer]}]}],
+    }
+    answer(double, document)
+    assert lines(run(double, "inspect", "alpine:3", "--group", "acme")) == [
+        "image                    docker.io/library/alpine:3",
+        "group                    acme",
+        f"digest                   {DIGEST}",
+        f"type                     {INDEX}",
+        "in the cache             1.0 MiB of 3.0 MiB",
+        "last read                -",
+        "pinned                   yes",
+        "groups that may pull it  acme",
+        "",
+        "PART                    DIGEST        SIZE  HERE  HELD BY",
+        "index                   0123456789ab     -  yes   acme, other",
+        "  manifest linux/amd64  0123456789ab   5 B  no    -",
+        "    layer               0123456789ab   5 B  no    -",
+    ]
+    assert asked(double) == ("GET /v1/inspect?image=alpine%3A3&group=acme", None)
+    assert json.loads(run(double, "inspect", "alpine:3", "--json").stdout) == document
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("application/vnd.docker.distribution.manifest.list.v2+json", "index"),
+        ("application/vnd.docker.distribution.manifest.v2+json; charset=utf-8", "manifest"),
+        ("application/vnd.docker.container.image.v1+json", "config"),
+        ("application/vnd.oci.image.config.v1+json", "config"),
+        ("application/vnd.docker.image.rootfs.diff.tar.gzip", "layer"),
+        (LAYER, "layer"),
+        ("application/vnd.in-toto+json", "application/vnd.in-toto+json"),
+    ],
+)
+def test_words_for_media_types(text: str, word: str) -> None:
+    assert media_type(text) == word
+
+
+@pytest.mark.parametrize("command", ["ls", "inspect"])
+def test_help_has_an_example(command: str) -> None:
+    assert f"  depproxy {command}" in CliRunner().invoke(main, [command, "--help"]).stdout
