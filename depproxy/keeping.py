@@ -23,6 +23,7 @@ from depproxy.index.redis import RedisIndex
 from depproxy.metrics import Metrics
 from depproxy.oci.digest import Digest
 from depproxy.storage.files import FileStore
+from depproxy.web.admin.du import UsageFace
 from depproxy.web.admin.ls import InspectFace, ListFace
 from depproxy.web.admin.named import Named
 
@@ -58,8 +59,10 @@ class Keeping:
         self.purges = Purges(Purger(index, index, contents, tags, links, uses, remover), background)
         self.reconciler = Reconciler(store, index, entries, uses, background, metrics)
         inventory = Inventory(index, index, contents, lambda: _limits(self._settings)[1], ttl, self._groups)
+        usage = UsageFace(store, index, index, lambda: _limits(self._settings)[0])
         self.faces: Mapping[str, IResource] = {
             "ls": ListFace(inventory, index, named).app.resource(),
+            "du": usage.app.resource(),
             "inspect": InspectFace(Inspector(index, index, contents), named).app.resource(),
         }
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import pytest
 
+from depproxy.oci.digest import Digest
 from depproxy.oci.image import ImageNames
 from depproxy.oci.manifest import OCI_MANIFEST
 from depproxy.web.admin.answers import AdminError, Document, written
 from depproxy.web.admin.ask import Ask
+from depproxy.web.admin.du import UsageFace
 from depproxy.web.admin.ls import InspectFace, ListFace
 from depproxy.web.admin.named import Named
 from depproxy.web.admin.progress import Progress
-from tests.cache_tools import HOME, NEIGHBOUR, CacheTestCase, Outcome
+from tests.cache_tools import HOME, NEIGHBOUR, CacheTestCase, Outcome, some_bytes
 from tests.test_admin_warm import Reader
 from tests.test_keeping import BODIES, PARTS, SIZES, offer, pull
 
@@ -115,6 +119,37 @@ class Listing(FaceTestCase):
                 400,
                 "limit must be a whole number from 1 to 100000",
             )
+
+
+class Usage(FaceTestCase):
+    def test_all_sums(self) -> None:
+        face = UsageFace(self.place.store, self.index, self.index, lambda: math.inf)
+        pull(self.cache, HOME, 0)
+        pull(self.cache, NEIGHBOUR, 1)
+        lost = some_bytes(77)
+        assert Outcome(self.place.store.write(Digest.of(lost), lost)).value is None
+        self.cache.reconciler.sweep()
+        self.place.leave_behind(Digest.of(b"x"), b"12345")
+        (answer,) = self.told(face.usage)
+        assert sum(SIZES[digest] for digest in {*PARTS[0]} & {*PARTS[1]}) > 0
+        own = [
+            {"blobs": len(alone), "bytes": sum(SIZES[digest] for digest in alone)}
+            for alone in ({*PARTS[0]} - {*PARTS[1]}, {*PARTS[1]} - {*PARTS[0]})
+        ]
+        sizes = [sum(SIZES[digest] for digest in PARTS[number]) for number in (0, 1)]
+        system = answer.pop("file_system")
+        assert answer == {
+            "groups": [
+                {"group": "acme", "blobs": 3, "bytes": sizes[0], "alone": own[0]},
+                {"group": "other", "blobs": 3, "bytes": sizes[1], "alone": own[1]},
+            ],
+            "total": {"blobs": 6, "bytes": 77 + sum(SIZES[digest] for digest in {*PARTS[0], *PARTS[1]})},
+            "nobody": {"blobs": 1, "bytes": 77},
+            "max_size": None,
+            "directories": {"growing": {"files": 1, "bytes": 5}, "incoming": {"files": 0, "bytes": 0}},
+        }
+        assert 0 <= system["free"] <= system["bytes"]
+        assert system["bytes"] == shutil.disk_usage(self.place.root).total
 
 
 class Inspecting(FaceTestCase):

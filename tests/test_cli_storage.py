@@ -109,6 +109,39 @@ def test_no_images(double: Double) -> None:
     assert result.stderr == "Group acme has no images in the cache.\n"
 
 
+USAGE = {
+    "groups": [{"group": "acme", "blobs": 2000, "bytes": 3 << 20, "alone": {"blobs": 1, "bytes": 1 << 20}}],
+    "total": {"blobs": 2001, "bytes": 4 << 20},
+    "nobody": {"blobs": 1, "bytes": 5},
+    "max_size": 50 << 30,
+    "directories": {
+        "growing": {"files": 1, "bytes": 7},
+        "redis": {"files": 2, "bytes": 8},
+        "x": {"files": 0, "bytes": 0},
+    },
+    "file_system": {"bytes": 9 << 30, "free": 2 << 30},
+}
+
+
+def test_usage(double: Double) -> None:
+    tell(double, USAGE)
+    assert lines(run(double, "du")) == [
+        "GROUP  BLOBS     SIZE    ALONE",
+        "acme   2,000  3.0 MiB  1.0 MiB",
+        "",
+        "whole cache                     2,001 blobs, 4.0 MiB of 50.0 GiB",
+        "held by no group                1 blob, 5 B",
+        "downloads under way (growing/)  7 B, 1 file",
+        "cache index (redis/)            8 B, 2 files",
+        "other files (x/)                0 B, 0 files",
+        "file system                     2.0 GiB free of 9.0 GiB",
+    ]
+    assert asked(double) == ("POST /v1/du", {})
+    assert json.loads(run(double, "du", "--json").stdout) == USAGE
+    tell(double, {**USAGE, "groups": [], "max_size": None})
+    assert lines(run(double, "du"))[0] == "whole cache                     2,001 blobs, 4.0 MiB"
+
+
 def test_inspect(double: Double) -> None:
     layer = {
         "digest": DIGEST,
@@ -164,6 +197,6 @@ def test_words_for_media_types(text: str, word: str) -> None:
     assert media_type(text) == word
 
 
-@pytest.mark.parametrize("command", ["ls", "inspect"])
+@pytest.mark.parametrize("command", ["ls", "du", "inspect"])
 def test_help_has_an_example(command: str) -> None:
     assert f"  depproxy {command}" in CliRunner().invoke(main, [command, "--help"]).stdout

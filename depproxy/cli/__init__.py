@@ -10,6 +10,7 @@ from depproxy.cli.check import check_config
 from depproxy.cli.clients import configure
 from depproxy.cli.command import example
 from depproxy.cli.completion import completion
+from depproxy.cli.du import du
 from depproxy.cli.keys import keys
 from depproxy.cli.ls import inspect, ls
 from depproxy.cli.ratelimit import ratelimit
@@ -40,6 +41,7 @@ def main() -> None:
 for command in (
     status,
     ls,
+    du,
     inspect,
     warm,
     ratelimit,

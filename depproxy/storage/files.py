@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from stat import S_ISREG
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -22,7 +23,7 @@ from zope.interface import implementer
 
 from depproxy.oci.digest import Digest, InvalidDigest
 from depproxy.storage.growing import GrowingFile, publish
-from depproxy.storage.interface import IBlobStore, IGrowingFile, OpenBlob, StoredFile, ThreadRunner
+from depproxy.storage.interface import IBlobStore, IGrowingFile, Measure, OpenBlob, Room, StoredFile, ThreadRunner
 
 ALGORITHMS = ("sha256", "sha512")
 LEFTOVER_AGE = 24 * 60 * 60.0
@@ -112,6 +113,9 @@ class FileStore:
     def shard(self, number: int) -> "Deferred[Sequence[StoredFile]]":
         return self._run(self._shard, number)
 
+    def measure(self) -> "Deferred[Room]":
+        return self._run(self._measure)
+
     def missing(self, digests: Sequence[Digest]) -> "Deferred[Sequence[Digest]]":
         return self._run(self._missing, digests)
 
@@ -181,9 +185,27 @@ class FileStore:
                         found.append(StoredFile(digest, status.st_size, status.st_mtime))
         return found
 
+    def _measure(self) -> Room:
+        beside = {
+            path.name: _measure(path) for path in sorted(self._root.iterdir()) if path.is_dir() and path != self._blobs
+        }
+        system = os.statvfs(self._root)
+        return Room(beside, system.f_blocks * system.f_frsize, system.f_bavail * system.f_frsize)
+
     def _missing(self, digests: Sequence[Digest]) -> Sequence[Digest]:
         return [digest for digest in digests if self.contains(digest) is None]
 
     def _leftovers(self) -> Iterator[Path]:
         for directory in (self._growing, self._incoming):
             yield from (path for path in directory.rglob("*") if path.is_file())
+
+
+def _measure(directory: Path) -> Measure:
+    sizes = []
+    for path in directory.rglob("*"):
+        # Files come and go.
+        with suppress(FileNotFoundError):
+            status = path.lstat()
+            if S_ISREG(status.st_mode):
+                sizes.append(status.st_size)
+    return Measure(len(sizes), sum(sizes))

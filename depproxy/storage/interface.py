@@ -1,6 +1,6 @@
 """What a store of blobs offers, and how it may use threads."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from attrs import define, frozen
@@ -37,6 +37,23 @@ class StoredFile:
     digest: Digest
     size: int
     modified: float
+
+
+@frozen
+class Measure:
+    """So many files, of so many bytes in sum."""
+
+    files: int
+    size: int
+
+
+@frozen
+class Room:
+    """What the store takes beside its whole blobs, by directory; and the file system's size and free room in bytes."""
+
+    beside: Mapping[str, Measure]
+    total: int
+    free: int
 
 
 class IGrowingFile(Interface):
@@ -100,6 +117,9 @@ class IBlobStore(Interface):
 
     def shard(number: int) -> "Deferred[Sequence[StoredFile]]":
         """What is stored in one of the `SHARDS`, in no order. Fails with OSError."""
+
+    def measure() -> "Deferred[Room]":
+        """How much room there is, and what is taken beside the blobs. Fails with OSError."""
 
     def missing(digests: Sequence[Digest]) -> "Deferred[Sequence[Digest]]":
         """Those of `digests` that are not stored."""

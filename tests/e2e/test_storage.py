@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from tests.e2e import images, wire
 from tests.e2e.processes import run
-from tests.e2e.servers import ROOT, Proxy, Registry
+from tests.e2e.servers import ROOT, Hub, Proxy, Registry
 
 MIB = images.MIB
 ENVIRONMENT = {"PYTHONPATH": str(ROOT)}
@@ -28,12 +29,12 @@ def answer(proxy: Proxy, name: str, *arguments: str) -> Any:
     return json.loads(command(proxy, name, *arguments, "--json").stdout)
 
 
-def pull(proxy: Proxy, repository: str, manifest: images.Manifest, tag: str = "1", group: str = "") -> set[str]:
+def pull(proxy: Proxy, repository: str, manifest: images.Manifest, tag: str = "1", group: str = "") -> set[str | None]:
     """A manifest by its tag, and all that it names; how the blobs were answered."""
     base = proxy.group(repository, group) if group else proxy.repository(repository)
     found = wire.manifest(base, tag)
     assert (found.status, found.body) == (200, manifest.body)
-    outcomes = set()
+    outcomes: set[str | None] = set()
     for blob in manifest.blobs:
         got = wire.blob(base, blob.digest)
         assert (got.status, got.body) == (200, blob.data)
@@ -79,3 +80,31 @@ def test_what_was_pulled(proxy: Proxy, registry: Registry) -> None:
         1,
         "docker.io/team/shown:2 is not in the cache of group local. `depproxy ls local` shows what is\n",
     )
+
+
+def test_how_much_there_is(start_proxy: Callable[..., Proxy], hub: Hub, registry: Registry) -> None:
+    """Two groups that share a layer, and a download under way."""
+    proxy = start_proxy('[groups.acme]\nanonymous = ["127.0.0.0/8"]\n')
+    shared, own = images.sized(MIB, "shared").layers[0], images.sized(2 * MIB, "own").layers[0]
+    one = registry.push("team/one", images.image([shared]), "1")
+    two = registry.push("team/two", images.image([shared, own]), "1")
+    pull(proxy, "team/one", one)
+    pull(proxy, "team/two", two, group="acme")
+    other = registry.push("team/other", images.sized(4 * MIB, "other"), "1")
+    wire.manifest(proxy.repository("team/other"), "1")
+    hub.fault("cdn", method="GET", gate=MIB)
+    with wire.Download(f"{proxy.repository('team/other')}/blobs/{other.layers[0].digest}") as download:
+        assert download.exactly(MIB // 2) == other.layers[0].data[: MIB // 2]
+        found = answer(proxy, "du")
+        hub.release()
+        assert download.rest() == other.layers[0].data[MIB // 2 :]
+    groups = {group["group"]: group for group in found["groups"]}
+    assert groups["acme"]["bytes"] == size_of(two)
+    assert groups["acme"]["alone"]["bytes"] == size_of(two) - len(shared.data)
+    assert groups["local"]["alone"]["bytes"] == size_of(one) - len(shared.data) + len(other.body)
+    assert found["total"]["bytes"] == size_of(one) + size_of(two) - len(shared.data) + len(other.body)
+    assert found["nobody"] == {"blobs": 0, "bytes": 0}
+    assert found["directories"]["growing"]["files"] == 1
+    assert found["directories"]["growing"]["bytes"] >= MIB // 2
+    assert found["directories"]["redis"]["bytes"] > 0
+    assert "acme " in command(proxy, "du").stdout
