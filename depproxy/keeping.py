@@ -26,6 +26,8 @@ from depproxy.storage.files import FileStore
 from depproxy.web.admin.du import UsageFace
 from depproxy.web.admin.ls import InspectFace, ListFace
 from depproxy.web.admin.named import Named
+from depproxy.web.admin.pins import PinFace
+from depproxy.web.admin.purge import PurgeFace
 
 
 class Keeping:
@@ -60,10 +62,13 @@ class Keeping:
         self.reconciler = Reconciler(store, index, entries, uses, background, metrics)
         inventory = Inventory(index, index, contents, lambda: _limits(self._settings)[1], ttl, self._groups)
         usage = UsageFace(store, index, index, lambda: _limits(self._settings)[0])
+        inspector = Inspector(index, index, contents)
         self.faces: Mapping[str, IResource] = {
             "ls": ListFace(inventory, index, named).app.resource(),
             "du": usage.app.resource(),
-            "inspect": InspectFace(Inspector(index, index, contents), named).app.resource(),
+            "inspect": InspectFace(inspector, named).app.resource(),
+            "purge": PurgeFace(self.purges, inspector, named).app.resource(),
+            "pins": PinFace(pins, inventory, named).app.resource(),
         }
 
     def take_over(self, settings: Settings) -> None:

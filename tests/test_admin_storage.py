@@ -9,15 +9,19 @@ from typing import Any, cast
 
 import pytest
 
+from depproxy.index.interface import MAX_PINS
 from depproxy.oci.digest import Digest
 from depproxy.oci.image import ImageNames
 from depproxy.oci.manifest import OCI_MANIFEST
+from depproxy.oci.reference import Tag
 from depproxy.web.admin.answers import AdminError, Document, written
 from depproxy.web.admin.ask import Ask
 from depproxy.web.admin.du import UsageFace
 from depproxy.web.admin.ls import InspectFace, ListFace
 from depproxy.web.admin.named import Named
+from depproxy.web.admin.pins import PinFace
 from depproxy.web.admin.progress import Progress
+from depproxy.web.admin.purge import PurgeFace
 from tests.cache_tools import HOME, NEIGHBOUR, CacheTestCase, Outcome, some_bytes
 from tests.test_admin_warm import Reader
 from tests.test_keeping import BODIES, PARTS, SIZES, offer, pull
@@ -192,3 +196,94 @@ class Inspecting(FaceTestCase):
         status, message = self.refusal(self.face.inspect, image="ghcr.io/org/app")
         assert status == 404
         assert message.startswith("ghcr.io/org/app:latest is not in the cache of group acme.")
+
+
+class Purging(FaceTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.face = PurgeFace(self.cache.purges, self.cache.inspector, NAMED)
+        pull(self.cache, HOME, 0)
+        pull(self.cache, HOME, 1)
+        pull(self.cache, NEIGHBOUR, 0)
+
+    def purge(self, **arguments: object) -> Any:
+        (document,) = self.told(self.face.purge, **arguments)
+        return document
+
+    def test_an_image(self) -> None:
+        """Its layer that the other image needs stays, and all of it for the other group."""
+        assert self.purge(image="alpine:t0") == {
+            "group": "acme",
+            "image": f"{ALPINE}:t0",
+            "blobs": 2,
+            "removed": 0,
+            "removed_bytes": 0,
+        }
+
+    def test_a_repository(self) -> None:
+        gone = {*PARTS[1]} - {*PARTS[0]}
+        assert self.purge(image="alpine", all_tags=True) == {
+            "group": "acme",
+            "image": ALPINE,
+            "blobs": 5,
+            "removed": 2,
+            "removed_bytes": sum(SIZES[digest] for digest in gone),
+        }
+
+    def test_a_group(self) -> None:
+        found = self.purge(all=True, group="other")
+        assert (found["group"], found["image"], found["blobs"], found["removed"]) == ("other", None, 3, 0)
+
+    def test_what_is_not_there(self) -> None:
+        for arguments, words in (
+            ({"image": "alpine:t3"}, f"{ALPINE}:t3 is not in the cache of group acme"),
+            ({"image": "debian", "all_tags": True}, "docker.io/library/debian is not in the cache of group acme"),
+            ({"all": True, "group": "nobody"}, "group nobody has nothing in the cache"),
+        ):
+            status, message = self.refusal(self.face.purge, self.reader, **cast(Any, arguments))
+            assert (status, words in message) == (404, True), message
+
+    def test_what_is_meant_is_not_clear(self) -> None:
+        for arguments, words in (
+            ({}, "name either an image, or all"),
+            ({"image": "alpine", "all": True}, "name either an image, or all"),
+            ({"all": True, "all_tags": True}, "all_tags is for one repository"),
+            ({"image": "alpine:t0", "all_tags": True}, "is not lower-case"),
+        ):
+            status, message = self.refusal(self.face.purge, self.reader, **cast(Any, arguments))
+            assert (status, words in message) == (400, True), message
+
+
+class Pinning(FaceTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.face = PinFace(self.cache.pins, self.cache.inventory, NAMED)
+
+    def test_an_image(self) -> None:
+        pull(self.cache, NEIGHBOUR, 0)
+        assert self.answer(self.face.pin, image="alpine:t0") == {
+            "image": f"{ALPINE}:t0",
+            "group": "acme",
+            "here": False,
+        }
+        assert self.answer(self.face.pin, image="alpine:t0", group="other")["here"]
+        image = {"image": f"{ALPINE}:t0", "group": "acme"}
+        first, second, last = self.told(self.face.all)
+        assert first == {"pin": {**image, "digest": None}}
+        assert (second["pin"]["group"], second["pin"]["digest"], second["pin"]["pinned"]) == (
+            "other",
+            PARTS[0][0],
+            True,
+        )
+        assert last == {"pins": 2}
+        assert self.answer(self.face.unpin, image="alpine:t0") == image
+        assert self.refusal(self.face.unpin, image="alpine:t0") == (
+            404,
+            f"{ALPINE}:t0 is not pinned for group acme; `depproxy pins` shows what is",
+        )
+
+    def test_there_are_so_many_and_no_more(self) -> None:
+        for number in range(MAX_PINS):
+            assert Outcome(self.index.pin(HOME, Tag(f"x{number}"))).value
+        status, message = self.refusal(self.face.pin, image="alpine:t0")
+        assert (status, message.startswith("10000 images are pinned")) == (409, True)

@@ -9,7 +9,7 @@ from depproxy.metrics import Metrics
 from tests.cache_tools import Outcome
 
 
-class Working(SynchronousTestCase):
+class WorkTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.metrics = Metrics()
         self.background = Background(self.metrics)
@@ -24,6 +24,8 @@ class Working(SynchronousTestCase):
         value: float = self.metrics.errors.labels(where)._value.get()
         return value
 
+
+class Working(WorkTestCase):
     def test_it_runs_at_once(self) -> None:
         done = []
 
@@ -65,3 +67,40 @@ class Working(SynchronousTestCase):
         assert self.counted("internal") == 1
         assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1  # type: ignore[no-untyped-call]
         assert Outcome(self.background.drain()).value is None
+
+
+class Carrying(WorkTestCase):
+    """Work whose outcome somebody wants."""
+
+    def begin(self) -> tuple[Deferred[int], Outcome[int]]:
+        work: Deferred[int] = Deferred()
+        return work, Outcome(self.background.carry(work, "this"))
+
+    def test_its_outcome(self) -> None:
+        work, outcome = self.begin()
+        drained = Outcome(self.background.drain())
+        assert drained.waits
+        work.callback(7)
+        assert (outcome.value, drained.value) == (7, None)
+
+    def test_one_that_is_there_at_once(self) -> None:
+        async def work() -> int:
+            return 7
+
+        assert Outcome(self.background.carry(work(), "this")).value == 7
+
+    def test_its_error_is_for_who_waits(self) -> None:
+        work, outcome = self.begin()
+        work.errback(IndexUnavailable("down"))
+        assert str(outcome.error) == "down"
+        assert self.counted("index") == 0
+
+    def test_it_goes_on_when_he_leaves(self) -> None:
+        work, outcome = self.begin()
+        outcome.leave()
+        drained = Outcome(self.background.drain())
+        assert drained.waits
+        work.errback(IndexUnavailable("down"))
+        assert drained.value is None
+        # There is nobody else to tell.
+        assert self.counted("index") == 1

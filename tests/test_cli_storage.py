@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,6 +184,98 @@ def test_inspect(double: Double) -> None:
     assert json.loads(run(double, "inspect", "alpine:3", "--json").stdout) == document
 
 
+PURGED = {"group": "acme", "image": "docker.io/library/alpine:3", "blobs": 2000, "removed": 3, "removed_bytes": 3 << 20}
+
+
+def test_purge(double: Double) -> None:
+    tell(double, PURGED)
+    assert lines(run(double, "purge", "alpine:3", "--group", "acme", "--yes")) == [
+        "docker.io/library/alpine:3 of group acme is purged: 2,000 blobs that it held, of which 3 are removed, 3.0 MiB."
+    ]
+    assert asked(double) == ("POST /v1/purge", {"image": "alpine:3", "group": "acme", "all_tags": False, "all": False})
+    assert json.loads(run(double, "purge", "alpine", "--all-tags", "-y", "--json").stdout) == PURGED
+    assert asked(double)[1] == {"image": "alpine", "all_tags": True, "all": False}
+    tell(double, {**PURGED, "image": None})
+    assert lines(run(double, "purge", "--all", "-y"))[0].startswith("All of group acme is purged: ")
+    assert asked(double)[1] == {"all_tags": False, "all": True}
+
+
+def test_purge_where_nobody_can_be_asked(double: Double) -> None:
+    result = run(double, "purge", "alpine", told="y\n")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "nobody can be asked here whether to purge that; if it is meant, add --yes\n"
+    assert double.request == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "Name either an IMAGE, or --all."),
+        (("alpine", "--all"), "Name either an IMAGE, or --all."),
+        (("--all", "--all-tags"), "--all-tags needs an IMAGE."),
+    ],
+)
+def test_purge_of_what(double: Double, arguments: tuple[str, ...], words: str) -> None:
+    result = run(double, "purge", "-y", *arguments)
+    assert (result.exit_code, words in result.stderr, double.request) == (2, True, b"")
+
+
+@pytest.mark.parametrize("reply", ["y", "n"])
+def test_purge_on_a_terminal(double: Double, reply: str) -> None:
+    """It asks first, and does nothing without a yes."""
+    tell(double, PURGED)
+    here, there = os.openpty()
+    try:
+        command = [sys.executable, "-m", "depproxy.cli", "purge", "alpine", "--socket", str(double.path)]
+        process = subprocess.Popen(command, stdin=there, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        os.write(here, reply.encode() + b"\n")
+        out, err = process.communicate(timeout=60)
+    finally:
+        os.close(here)
+        os.close(there)
+    assert err.startswith("Purge alpine from the cache of the mirror's group? [y/N]: ")
+    assert (process.returncode, bool(out), bool(double.request)) == (
+        (0, True, True) if reply == "y" else (1, False, False)
+    )
+
+
+def test_pin(double: Double) -> None:
+    answer(double, {"image": "docker.io/library/alpine:3", "group": "acme", "here": True})
+    result = run(double, "pin", "alpine:3", "--group", "acme")
+    assert lines(result) == ["docker.io/library/alpine:3 is kept for group acme."]
+    assert (asked(double), result.stderr) == (("POST /v1/pins/add", {"image": "alpine:3", "group": "acme"}), "")
+    answer(double, {"image": "docker.io/library/alpine:3", "group": "acme", "here": False})
+    assert run(double, "pin", "alpine:3").stderr == "It is not in the cache yet; `depproxy warm` brings it in.\n"
+    assert json.loads(run(double, "pin", "alpine:3", "--json").stdout)["here"] is False
+
+
+def test_unpin(double: Double) -> None:
+    answer(double, {"image": "docker.io/library/alpine:3", "group": "acme"})
+    assert lines(run(double, "unpin", "alpine:3")) == [
+        "docker.io/library/alpine:3 is not pinned for group acme any more."
+    ]
+    assert asked(double) == ("POST /v1/pins/remove", {"image": "alpine:3"})
+    assert json.loads(run(double, "unpin", "a", "--json").stdout) == {
+        "image": "docker.io/library/alpine:3",
+        "group": "acme",
+    }
+
+
+def test_pins(double: Double) -> None:
+    absent = {"image": "docker.io/library/b:1", "group": "other", "digest": None}
+    one = {**IMAGE, "platforms": ["linux/s390x"]}
+    tell(double, {"pin": one}, {"pin": absent}, {"pins": 2})
+    assert lines(run(double, "pins")) == [
+        "GROUP  IMAGE                       DIGEST        TYPE            HELD       OF  LAST READ  PINNED",
+        "acme   docker.io/library/alpine:3  0123456789ab  linux/s390x  1.0 MiB  3.0 MiB  -          yes",
+        "GROUP  NOT IN THE CACHE",
+        "other  docker.io/library/b:1",
+    ]
+    assert json.loads(run(double, "pins", "--json").stdout) == {"pins": [one, absent]}
+    tell(double, {"pins": 0})
+    assert run(double, "pins").stderr == "No image is pinned.\n"
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [
@@ -197,6 +292,6 @@ def test_words_for_media_types(text: str, word: str) -> None:
     assert media_type(text) == word
 
 
-@pytest.mark.parametrize("command", ["ls", "du", "inspect"])
+@pytest.mark.parametrize("command", ["ls", "du", "inspect", "purge", "pin", "unpin", "pins"])
 def test_help_has_an_example(command: str) -> None:
     assert f"  depproxy {command}" in CliRunner().invoke(main, [command, "--help"]).stdout

@@ -653,6 +653,26 @@ class Purging(KeepingTestCase):
         assert found is not None
         return found.blobs
 
+    def test_waiting_for_its_end(self) -> None:
+        assert Outcome(self.cache.purges.carry_out("alice", "acme")).value is None
+        self.pull(HOME, 0)
+        self.index.blocked = True
+        waiting = Outcome(self.cache.purges.carry_out("alice", "acme", HOME, TAGS[0]))
+        assert waiting.waits
+        self.index.release()
+        assert waiting.value == Purged(3, 3, sum(SIZES[digest] for digest in PARTS[0]))
+        assert self.log.count("alice has ordered a purge of ") == 1
+        assert Outcome(self.cache.purges.carry_out("alice", "acme", HOME, TAGS[0])).value is None
+
+    def test_who_leaves_does_not_end_it(self) -> None:
+        self.pull(HOME, 0)
+        turn = self.cache.uses.removing
+        assert Outcome(turn.acquire()).value is turn
+        Outcome(self.cache.purges.carry_out("alice", "acme")).leave()
+        assert self.held("acme") == set(PARTS[0])
+        turn.release()
+        assert self.held("acme") == set()
+
     def test_an_order_that_cannot_be_carried_out(self) -> None:
         self.use(Cache(index=FailingIndex))
         offer(self.upstream)

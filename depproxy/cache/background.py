@@ -1,12 +1,16 @@
 """Work that goes on by itself after the answer is given."""
 
 from collections.abc import Awaitable, Iterable
+from typing import TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from depproxy.coalesce import Waiters
 from depproxy.index.interface import IndexUnavailable
 from depproxy.metrics import Metrics
+
+T = TypeVar("T")
 
 
 async def ended(tasks: Iterable[Deferred[None]]) -> None:
@@ -36,6 +40,13 @@ class Background:
             self._running.add(task)
             task.addBoth(lambda _: self._running.discard(task))
 
+    def carry(self, work: Awaitable[T], what: str) -> "Deferred[T]":
+        """The outcome of `work`, which goes on to its end when who waits for it leaves by cancelling."""
+        waiting: Waiters[T] = Waiters()
+        outcome = waiting.add()
+        self.spawn(_carry(work, waiting), what)
+        return outcome
+
     async def drain(self) -> None:
         """Fires when all that was spawned before has ended."""
         await ended(self._running)
@@ -52,3 +63,15 @@ class Background:
         except Exception:
             self._log.failure("{what} failed", what=what)
             self._metrics.errors.labels("internal").inc()
+
+
+async def _carry(work: Awaitable[T], waiting: Waiters[T]) -> None:
+    try:
+        value = await work
+    except Exception as error:
+        if not len(waiting):
+            # There is nobody to tell but the log.
+            raise
+        waiting.errback(error)
+    else:
+        waiting.callback(value)

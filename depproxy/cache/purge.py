@@ -68,22 +68,38 @@ class Purges:
         """What is under way ends with its batch."""
         self._purger.stopped = True
 
+    async def carry_out(
+        self, who: str, group: str, home: Home | None = None, reference: Reference | None = None
+    ) -> Purged | None:
+        """
+        The same, and wait for its end; None where nothing is known of it. Who leaves by cancelling leaves it going on.
+        Raises IndexUnavailable, or Stopped: then a part may be gone already, and it can be done again.
+        """
+        if not await self._purger.knows(group, home, reference):
+            return None
+        named = _named(group, home, reference)
+        return await self._background.carry(self._purge(who, group, home, reference), f"purge of {named}")
+
     async def _run(self, who: str, group: str, home: Home | None, reference: Reference | None) -> None:
-        what, named = (group, home, reference), _named(group, home, reference)
-        self._log.info("{who} has ordered a purge of {what}", who=who, what=named)
         try:
-            if home is None:
-                purged: Purged | None = await self._purger.group(group)
-            elif reference is None:
-                purged = await self._purger.repository(home)
-            else:
-                purged = await self._purger.image(home, reference)
+            await self._purge(who, group, home, reference)
         except (IndexUnavailable, Stopped) as error:
+            named = _named(group, home, reference)
             self._log.error("the purge of {what} is not complete, order it again: {error}", what=named, error=error)
-            return
         finally:
-            self._running.discard(what)
+            self._running.discard((group, home, reference))
+
+    async def _purge(self, who: str, group: str, home: Home | None, reference: Reference | None) -> Purged | None:
+        named = _named(group, home, reference)
+        self._log.info("{who} has ordered a purge of {what}", who=who, what=named)
+        if home is None:
+            purged: Purged | None = await self._purger.group(group)
+        elif reference is None:
+            purged = await self._purger.repository(home)
+        else:
+            purged = await self._purger.image(home, reference)
         self._log.info("purged {what}: {purged}", what=named, purged=purged or "it was gone already")
+        return purged
 
 
 def _named(group: str, home: Home | None, reference: Reference | None) -> str:

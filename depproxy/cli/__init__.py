@@ -13,6 +13,7 @@ from depproxy.cli.completion import completion
 from depproxy.cli.du import du
 from depproxy.cli.keys import keys
 from depproxy.cli.ls import inspect, ls
+from depproxy.cli.purge import pin, pins, purge, unpin
 from depproxy.cli.ratelimit import ratelimit
 from depproxy.cli.status import status
 from depproxy.cli.tokens import token
@@ -43,6 +44,10 @@ for command in (
     ls,
     du,
     inspect,
+    purge,
+    pin,
+    unpin,
+    pins,
     warm,
     ratelimit,
     ci_variables,

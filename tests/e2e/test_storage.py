@@ -6,10 +6,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tests.e2e import images, wire
-from tests.e2e.processes import run
+from tests.e2e.processes import run, wait_until
 from tests.e2e.servers import ROOT, Hub, Proxy, Registry
 
 MIB = images.MIB
@@ -108,3 +109,65 @@ def test_how_much_there_is(start_proxy: Callable[..., Proxy], hub: Hub, registry
     assert found["directories"]["growing"]["bytes"] >= MIB // 2
     assert found["directories"]["redis"]["bytes"] > 0
     assert "acme " in command(proxy, "du").stdout
+
+
+def test_a_purge_while_clients_pull(proxy: Proxy, hub: Hub, registry: Registry) -> None:
+    """A reader keeps what it has begun, and the next one fetches again."""
+    manifest = registry.push("team/purged", images.sized(8 * MIB, "purged"), "1")
+    stays = registry.push("team/stays", images.sized(MIB, "stays"), "1")
+    pull(proxy, "team/purged", manifest)
+    pull(proxy, "team/stays", stays)
+    layer = manifest.layers[0]
+    with wire.Download(f"{proxy.repository('team/purged')}/blobs/{layer.digest}") as download:
+        assert download.exactly(1000) == layer.data[:1000]
+        assert "is purged: 3 blobs that it held, of which 3 are removed, 8." in (
+            command(proxy, "purge", "team/purged:1", "--yes").stdout
+        )
+        assert download.rest() == layer.data[1000:]
+    assert [image["image"] for image in answer(proxy, "ls", "local")["images"]] == ["docker.io/team/stays:1"]
+    hub.reset()
+    assert pull(proxy, "team/purged", manifest) == {"miss"}
+    assert pull(proxy, "team/stays", stays) == {"hit"}
+    assert hub.cost()["GET blob"] == 2
+    done = command(proxy, "purge", "--all", check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "nobody can be asked here whether to purge that; if it is meant, add --yes\n",
+    )
+    assert answer(proxy, "purge", "--all", "-y")["removed"] == 6
+    assert answer(proxy, "du")["total"] == {"blobs": 0, "bytes": 0}
+    assert not [path for path in (proxy.data / "blobs").rglob("*") if path.is_file()]
+
+
+def test_a_purge_under_a_crowd(proxy: Proxy, registry: Registry) -> None:
+    """Again and again, while readers come and go: each gets every byte, and in the end the sums are right."""
+    manifest = registry.push("team/crowd", images.sized(MIB, "crowd"), "1")
+    base, layer = proxy.repository("team/crowd"), manifest.layers[0]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            pulls = [pool.submit(pull, proxy, "team/crowd", manifest) for _ in range(4)]
+            done = command(proxy, "purge", "team/crowd:1", "-y", check=False)
+            assert done.returncode == 0 or "is not in the cache" in done.stderr
+            for one in pulls:
+                one.result()
+    assert wire.blob(base, layer.digest).body == layer.data
+
+
+def test_a_pinned_image_stays(start_proxy: Callable[..., Proxy], registry: Registry) -> None:
+    """However many others are pulled after it; without its pin it goes first."""
+    proxy = start_proxy()
+    proxy.configure(f'max_size = "100 MiB"\n[upstreams."docker.io"]\nurl = "{registry.url}"\n')
+    proxy.restart()
+    pinned = registry.push("team/pinned", images.sized(30 * MIB, "pinned"), "1")
+    pull(proxy, "team/pinned", pinned)
+    assert command(proxy, "pin", "team/pinned:1").stdout == "docker.io/team/pinned:1 is kept for group local.\n"
+    for number in range(4):
+        pull(
+            proxy, f"team/big{number}", registry.push(f"team/big{number}", images.sized(30 * MIB, f"big{number}"), "1")
+        )
+    wait_until(lambda: proxy.metric("depproxy_removed_blobs_total", why="evicted") > 0, "an eviction")
+    assert pull(proxy, "team/pinned", pinned) == {"hit"}
+    (pin,) = answer(proxy, "pins")["pins"]
+    assert (pin["image"], pin["held"], pin["size"]) == ("docker.io/team/pinned:1", size_of(pinned), size_of(pinned))
+    command(proxy, "unpin", "team/pinned:1")
+    assert answer(proxy, "pins") == {"pins": []}

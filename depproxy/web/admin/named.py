@@ -26,12 +26,25 @@ class Named:
 
     def image_of(self, ask: Ask) -> tuple[Home, Reference]:
         """The image of the arguments `image` and `group`. Raises AdminError."""
-        text = ask.text("image")
-        if text is None:
-            raise AdminError("image must name an image, such as alpine:3.20")
-        group = self.group_of(ask)
         try:
-            name, reference = parse_image(text)
-            return Home(group, *self.names.find(name)), reference
-        except (ValueError, OCIError) as error:
+            name, reference = parse_image(_image(ask))
+        except ValueError as error:
             raise AdminError(str(error)) from None
+        return self._home(ask, name), reference
+
+    def repository_of(self, ask: Ask) -> Home:
+        """The repository that `image` names without a tag or digest. Raises AdminError."""
+        return self._home(ask, _image(ask))
+
+    def _home(self, ask: Ask, name: str) -> Home:
+        try:
+            return Home(self.group_of(ask), *self.names.find(name))
+        except OCIError as error:
+            raise AdminError(str(error)) from None
+
+
+def _image(ask: Ask) -> str:
+    text = ask.text("image")
+    if text is None:
+        raise AdminError("image must name an image, such as alpine:3.20")
+    return text
