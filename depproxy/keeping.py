@@ -1,10 +1,12 @@
 """What looks after the storage, built from its settings: a part of the house."""
 
+import time
 from collections.abc import Callable, Mapping
 
 from twisted.web.resource import IResource
 
 from depproxy.cache.background import Background
+from depproxy.cache.collection import Collector
 from depproxy.cache.contents import Contents
 from depproxy.cache.entries import Entries
 from depproxy.cache.eviction import Evictor
@@ -24,6 +26,7 @@ from depproxy.metrics import Metrics
 from depproxy.oci.digest import Digest
 from depproxy.storage.files import FileStore
 from depproxy.web.admin.du import UsageFace
+from depproxy.web.admin.gc import CollectFace
 from depproxy.web.admin.ls import InspectFace, ListFace
 from depproxy.web.admin.named import Named
 from depproxy.web.admin.pins import PinFace
@@ -62,12 +65,27 @@ class Keeping:
         self.reconciler = Reconciler(store, index, entries, uses, background, metrics)
         inventory = Inventory(index, index, contents, lambda: _limits(self._settings)[1], ttl, self._groups)
         usage = UsageFace(store, index, index, lambda: _limits(self._settings)[0])
+        collector = Collector(
+            store,
+            index,
+            index,
+            uses,
+            pins,
+            self.evictor,
+            self.expirer,
+            self.reconciler,
+            background,
+            lambda: _limits(self._settings),
+            ttl,
+            time.time,
+        )
         inspector = Inspector(index, index, contents)
         self.faces: Mapping[str, IResource] = {
             "ls": ListFace(inventory, index, named).app.resource(),
             "du": usage.app.resource(),
             "inspect": InspectFace(inspector, named).app.resource(),
             "purge": PurgeFace(self.purges, inspector, named).app.resource(),
+            "gc": CollectFace(collector).app.resource(),
             "pins": PinFace(pins, inventory, named).app.resource(),
         }
 

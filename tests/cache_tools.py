@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from depproxy.cache.background import Background
 from depproxy.cache.blobs import Blobs
+from depproxy.cache.collection import Collector
 from depproxy.cache.contents import Contents
 from depproxy.cache.entries import Entries
 from depproxy.cache.eviction import Evictor
@@ -265,8 +266,23 @@ class Cache:
             self.place.store, self.index, self.entries, self.uses, self.background, self.metrics
         )
 
-        # Bytes by group.
+        # Bytes, of all and by group.
+        self.limit = self.max_size
         self.quotas: dict[str, float] = {}
+        self.collector = Collector(
+            self.place.store,
+            self.index,
+            self.index,
+            self.uses,
+            self.pins,
+            self.evictor,
+            self.expirer,
+            self.reconciler,
+            self.background,
+            lambda: (self.limit, self.quotas),
+            self.ttls.get,
+            self.now,
+        )
         self.inventory = Inventory(
             self.index, self.index, self.contents, lambda: self.quotas, self.ttls.get, lambda: ["acme"]
         )

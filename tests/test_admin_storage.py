@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from depproxy.index.interface import MAX_PINS
+from depproxy.index.interface import MAX_PINS, Entry
 from depproxy.oci.digest import Digest
 from depproxy.oci.image import ImageNames
 from depproxy.oci.manifest import OCI_MANIFEST
@@ -17,6 +17,7 @@ from depproxy.oci.reference import Tag
 from depproxy.web.admin.answers import AdminError, Document, written
 from depproxy.web.admin.ask import Ask
 from depproxy.web.admin.du import UsageFace
+from depproxy.web.admin.gc import CollectFace
 from depproxy.web.admin.ls import InspectFace, ListFace
 from depproxy.web.admin.named import Named
 from depproxy.web.admin.pins import PinFace
@@ -287,3 +288,32 @@ class Pinning(FaceTestCase):
             assert Outcome(self.index.pin(HOME, Tag(f"x{number}"))).value
         status, message = self.refusal(self.face.pin, image="alpine:t0")
         assert (status, message.startswith("10000 images are pinned")) == (409, True)
+
+
+class Collecting(FaceTestCase):
+    def test_what_went(self) -> None:
+        face = CollectFace(self.cache.collector)
+        pull(self.cache, HOME, 0)
+        self.cache.ttls["acme"] = 60
+        self.clock.advance(61)
+        Outcome(self.index.adopt([Entry(Digest.of(b"no file"), 7, 1)])).value  # noqa: B018
+        size = sum(SIZES[digest] for digest in PARTS[0])
+        for dry in (True, False):
+            assert self.told(face.collect, dry_run=dry) == [
+                {
+                    "dry_run": dry,
+                    "removed": [
+                        {
+                            "why": "expired",
+                            "group": "acme",
+                            "blobs": 3,
+                            "removed": 3,
+                            "removed_bytes": size,
+                            "repositories": 1,
+                        }
+                    ],
+                    "adopted": 0,
+                    "forgotten": 1,
+                }
+            ]
+        assert self.told(face.collect) == [{"dry_run": False, "removed": [], "adopted": 0, "forgotten": 0}]

@@ -276,6 +276,36 @@ def test_pins(double: Double) -> None:
     assert run(double, "pins").stderr == "No image is pinned.\n"
 
 
+def test_gc(double: Double) -> None:
+    evicted = {
+        "why": "evicted",
+        "group": None,
+        "blobs": 2000,
+        "removed": 2000,
+        "removed_bytes": 3 << 20,
+        "repositories": 0,
+    }
+    expired = {**evicted, "why": "expired", "group": "acme", "blobs": 7, "removed": 0, "repositories": 1}
+    nothing = {**expired, "group": "other", "blobs": 0, "repositories": 0}
+    document = {"dry_run": False, "removed": [expired, nothing, evicted], "adopted": 1, "forgotten": 2}
+    tell(double, document)
+    result = run(double, "gc")
+    assert lines(result) == [
+        "WHY      GROUP  LET GO  REMOVED     SIZE  REPOSITORIES FORGOTTEN",
+        "expired  acme        7        0  3.0 MiB                       1",
+        "evicted  -       2,000    2,000  3.0 MiB                       0",
+        "1 files had no entry in the index, 2 entries had no file.",
+    ]
+    assert (asked(double), result.stderr) == (("POST /v1/gc", {"dry_run": False}), "")
+    result = run(double, "gc", "--dry-run")
+    assert lines(result)[-1] == "1 files have no entry in the index, 2 entries have no file."
+    assert (asked(double)[1], result.stderr) == ({"dry_run": True}, "Nothing is changed.\n")
+    assert json.loads(run(double, "gc", "--json").stdout) == document
+    tell(double, {"dry_run": False, "removed": [nothing], "adopted": 0, "forgotten": 0})
+    assert lines(run(double, "gc")) == ["Nothing had to go."]
+    assert lines(run(double, "gc", "--dry-run")) == ["Nothing would go."]
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [
@@ -292,6 +322,6 @@ def test_words_for_media_types(text: str, word: str) -> None:
     assert media_type(text) == word
 
 
-@pytest.mark.parametrize("command", ["ls", "du", "inspect", "purge", "pin", "unpin", "pins"])
+@pytest.mark.parametrize("command", ["ls", "du", "inspect", "purge", "pin", "unpin", "pins", "gc"])
 def test_help_has_an_example(command: str) -> None:
     assert f"  depproxy {command}" in CliRunner().invoke(main, [command, "--help"]).stdout

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from attrs import frozen
+from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
 from depproxy.cache.background import Background
 from depproxy.cache.entries import Entries
 from depproxy.cache.pins import Pins
-from depproxy.cache.removal import Remover, Why
+from depproxy.cache.removal import Removed, Remover, Why
 from depproxy.cache.uses import Uses
 from depproxy.index.interface import Entry, ICacheIndex, IGroupIndex, IndexUnavailable
 from depproxy.metrics import Metrics
@@ -28,7 +29,11 @@ BATCH = 100
 
 
 class _Pool(Protocol):
-    """What has a limit."""
+    """What has a limit, a group's or that of all (None)."""
+
+    @property
+    def group(self) -> str | None:
+        """Whose it is."""
 
     async def size(self) -> int:
         """Its bytes."""
@@ -41,6 +46,8 @@ class _Pool(Protocol):
 
 
 class _Everything:
+    group = None
+
     def __init__(self, index: ICacheIndex, remover: Remover) -> None:
         self._index = index
         self._remover = remover
@@ -100,6 +107,7 @@ class Evictor:
         self._remover = remover
         self._background = background
         self._metrics = metrics
+        self._turn = DeferredLock()
         self._running = self._wanted = self._stopped = self._failed = False
         self._max_size = max_size
         self._quotas = quotas
@@ -120,6 +128,12 @@ class Evictor:
             self._running = True
             self._background.spawn(self._run(), "eviction")
 
+    async def run(self) -> Sequence[Removed]:
+        """Evict what has to go now; what that was. Raises IndexUnavailable."""
+        report: list[Removed] = []
+        await self._turn.run(self._evict, report)
+        return report
+
     def stop(self) -> None:
         """Begin nothing more; what is under way ends with its batch."""
         self._stopped = True
@@ -128,7 +142,7 @@ class Evictor:
         try:
             while self._wanted and not self._stopped:
                 self._wanted = False
-                await self._evict()
+                await self.run()
             self._failed = False
         except IndexUnavailable as error:
             if not self._failed:
@@ -139,7 +153,7 @@ class Evictor:
         finally:
             self._running = False
 
-    async def _evict(self) -> None:
+    async def _evict(self, report: list[Removed]) -> None:
         if self._max_size == math.inf and not self._quotas:
             return
         if self._entries.behind:
@@ -150,30 +164,35 @@ class Evictor:
         quotas = self._quotas
         for group, size in (await self._groups.sizes(list(quotas))).items():
             if size > quotas[group]:
-                await self._shrink(_GroupsOwn(group, self._groups, self._remover), quotas[group], f" of group {group}")
+                await self._shrink(_GroupsOwn(group, self._groups, self._remover), quotas[group], report)
         if self._max_size != math.inf:
-            await self._shrink(_Everything(self._index, self._remover), self._max_size, "")
+            await self._shrink(_Everything(self._index, self._remover), self._max_size, report)
 
-    async def _shrink(self, pool: _Pool, limit: float, whose: str) -> None:
+    async def _shrink(self, pool: _Pool, limit: float, report: list[Removed]) -> None:
         """Down to the low mark, if it is above its limit at all."""
         if (size := await pool.size()) <= limit:
             return
         protected = await self._pins.protected()
         gone: list[int] = []
+        let_go: list[Entry] = []
         passed: int | None = 0
         try:
             while size > limit * LOW_MARK and passed is not None and not self._stopped:
                 excess = size - limit * LOW_MARK
-                passed = await self._uses.removing.run(self._remove, pool, excess, passed, protected, gone)
+                passed = await self._uses.removing.run(self._remove, pool, excess, passed, protected, let_go, gone)
                 size = await pool.size()
         finally:
-            if gone:
-                self._log.info(
-                    "{count} blobs{whose} evicted, {size} bytes", count=len(gone), size=sum(gone), whose=whose
-                )
+            report.append(Removed(Why.EVICTED, pool.group, len(let_go), len(gone), sum(gone)))
+            self._remover.tell(report[-1])
 
     async def _remove(
-        self, pool: _Pool, excess: float, passed: int, protected: frozenset[Digest], gone: list[int]
+        self,
+        pool: _Pool,
+        excess: float,
+        passed: int,
+        protected: frozenset[Digest],
+        let_go: list[Entry],
+        gone: list[int],
     ) -> int | None:
         """
         Remove about `excess` bytes of the coldest, but for the first `passed`, which stay. How many stay by now; None
@@ -192,4 +211,5 @@ class Evictor:
                 chosen.append(entry)
                 excess -= entry.size
         gone += await pool.remove(chosen)
+        let_go += chosen
         return passed if entries else None

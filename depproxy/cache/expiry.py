@@ -9,12 +9,13 @@ the layers of other platforms, say, which a manifest names. Tags likewise.
 import time
 from collections.abc import Callable, Sequence
 
+from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
 from depproxy.cache.background import Background
 from depproxy.cache.links import Links
 from depproxy.cache.pins import Pins
-from depproxy.cache.removal import Remover, Why
+from depproxy.cache.removal import Removed, Remover, Why
 from depproxy.cache.tags import Tags
 from depproxy.cache.uses import Uses
 from depproxy.index.interface import Home, ICacheIndex, IGroupIndex, IndexUnavailable
@@ -60,6 +61,7 @@ class Expirer:
         self._ttl = ttl
         self._metrics = metrics
         self._now = now
+        self._turn = DeferredLock()
         self._running = self._stopped = False
 
     def expire(self) -> None:
@@ -72,19 +74,29 @@ class Expirer:
         """Begin nothing more; what is under way ends with its batch."""
         self._stopped = True
 
+    async def run(self) -> Sequence[Removed]:
+        """Apply the policy now; what was let go. Raises IndexUnavailable."""
+        report: list[Removed] = []
+        await self._turn.run(self._expire_all, report)
+        return report
+
     async def _run(self) -> None:
         try:
-            for group in await self._groups.groups():
-                ttl = self._ttl(group)
-                if ttl is not None and not self._stopped:
-                    await self._expire(group, self._now() - ttl)
+            await self.run()
         except IndexUnavailable as error:
             self._metrics.errors.labels("index").inc()
             self._log.warn("what groups have not read is not expired to the end: {error}", error=error)
         finally:
             self._running = False
 
-    async def _expire(self, group: str, before: float) -> None:
+    async def _expire_all(self, report: list[Removed]) -> None:
+        for group in await self._groups.groups():
+            ttl = self._ttl(group)
+            if ttl is not None and not self._stopped:
+                report.append(await self._expire(group, self._now() - ttl))
+                self._remover.tell(report[-1])
+
+    async def _expire(self, group: str, before: float) -> Removed:
         # Reads that wait to be written are the latest ones.
         await self._index.flush()
         protected = await self._pins.protected()
@@ -94,16 +106,7 @@ class Expirer:
             count, passed, more = await self._uses.removing.run(self._let_go, group, before, passed, protected, gone)
             let_go += count
         forgotten = await self._forget(group, before)
-        if let_go or forgotten:
-            self._log.info(
-                "group {group} has not read {count} blobs for its ttl: {gone} of them, {size} bytes, are removed;"
-                " {homes} repositories are forgotten",
-                group=group,
-                count=let_go,
-                gone=len(gone),
-                size=sum(gone),
-                homes=forgotten,
-            )
+        return Removed(Why.EXPIRED, group, let_go, len(gone), sum(gone), forgotten)
 
     async def _let_go(
         self, group: str, before: float, passed: int, protected: frozenset[Digest], gone: list[int]

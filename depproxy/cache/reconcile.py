@@ -5,13 +5,17 @@ A file without an entry (a crash between the two, an index that was lost) gets o
 entry without a file is forgotten. A shard, or a few hundred entries, at a time, so that memory is bounded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from enum import StrEnum
 from itertools import islice
 
+from attrs import frozen
+from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
 
 from depproxy.cache.background import Background
 from depproxy.cache.entries import Entries
+from depproxy.cache.paging import pages
 from depproxy.cache.uses import Uses
 from depproxy.index.interface import Entry, ICacheIndex, IndexUnavailable
 from depproxy.metrics import Metrics
@@ -20,6 +24,31 @@ from depproxy.storage.interface import SHARDS, IBlobStore, StoredFile
 
 # Files that the index is asked about at a time.
 BATCH = 500
+
+
+class Kind(StrEnum):
+    """How a file and its entry differ."""
+
+    NO_ENTRY = "no entry"
+    NO_FILE = "no file"
+    WRONG_SIZE = "wrong size"
+
+
+@frozen
+class Difference:
+    """A blob of whose file and entry only one is there, or which differ; `size` is the file's, if there is one."""
+
+    kind: Kind
+    digest: Digest
+    size: int
+
+
+@frozen
+class Swept:
+    """So many files had no entry, or a wrong one; and so many entries had no file."""
+
+    adopted: int
+    forgotten: int
 
 
 class Reconciler:
@@ -42,6 +71,7 @@ class Reconciler:
         self._uses = uses
         self._background = background
         self._metrics = metrics
+        self._turn = DeferredLock()
         self._running = self._stopped = False
 
     def sweep(self) -> None:
@@ -54,52 +84,81 @@ class Reconciler:
         """Begin nothing more; what is under way ends with its batch."""
         self._stopped = True
 
+    async def run(self) -> Swept:
+        """Sweep now; what was made to agree. Raises IndexUnavailable, and OSError."""
+        return await self.compare(_nobody, repair=True)
+
+    async def compare(self, tell: Callable[[Difference], Awaitable[None]], *, repair: bool) -> Swept:
+        """
+        Compare all files with all entries, make them agree where `repair` is set, and tell each difference. Raises
+        IndexUnavailable, and OSError.
+        """
+        return await self._turn.run(self._compare, tell, repair)
+
     async def _run(self) -> None:
-        adopted = forgotten = 0
         try:
-            for number in range(SHARDS):
-                files = iter([] if self._stopped else await self._store.shard(number))
-                while (batch := list(islice(files, BATCH))) and not self._stopped:
-                    adopted += await self._uses.removing.run(self._adopt, batch)
-            cursor = "0"
-            while not self._stopped:
-                cursor, entries = await self._index.scan(cursor)
-                forgotten += await self._uses.removing.run(self._forget, await self._store.missing(list(entries)))
-                if cursor == "0":
-                    break
+            await self.run()
         except IndexUnavailable as error:
             self._metrics.errors.labels("index").inc()
             self._log.warn("files and cache index are not compared to the end: {error}", error=error)
         finally:
             self._running = False
-            if adopted or forgotten:
+
+    async def _compare(self, tell: Callable[[Difference], Awaitable[None]], repair: bool) -> Swept:
+        adopted = forgotten = 0
+        try:
+            for number in range(SHARDS):
+                files = iter([] if self._stopped else await self._store.shard(number))
+                while (batch := list(islice(files, BATCH))) and not self._stopped:
+                    found = await self._uses.removing.run(self._adopt, batch, repair)
+                    adopted += len(found)
+                    for difference in found:
+                        await tell(difference)
+            async for entries in pages(self._index.scan):
+                if self._stopped:
+                    break
+                missing = await self._store.missing(list(entries))
+                for digest in await self._uses.removing.run(self._forget, missing, repair):
+                    forgotten += 1
+                    await tell(Difference(Kind.NO_FILE, digest, entries[digest].size))
+        finally:
+            if repair and (adopted or forgotten):
                 self._log.info(
                     "{adopted} files had no entry in the cache index, {forgotten} entries had no file",
                     adopted=adopted,
                     forgotten=forgotten,
                 )
-        if adopted:
+        if repair and adopted:
             self._entries.tell()
+        return Swept(adopted, forgotten)
 
-    async def _adopt(self, files: Sequence[StoredFile]) -> int:
+    async def _adopt(self, files: Sequence[StoredFile], repair: bool) -> Sequence[Difference]:
         known = await self._index.known([file.digest for file in files])
         # What is in use gets its entry from who stores it. What was evicted after the listing is not there.
         new = [
-            Entry(file.digest, file.size, max(0, int(file.modified)))
+            file
             for file in files
             if known.get(file.digest) != file.size
             and file.digest not in self._uses
             and self._store.contains(file.digest) == file.size
         ]
-        if new:
-            await self._index.adopt(new)
-        return len(new)
+        if new and repair:
+            await self._index.adopt([Entry(file.digest, file.size, max(0, int(file.modified))) for file in new])
+        return [
+            Difference(Kind.WRONG_SIZE if file.digest in known else Kind.NO_ENTRY, file.digest, file.size)
+            for file in new
+        ]
 
-    async def _forget(self, digests: Sequence[Digest]) -> int:
-        count = 0
+    async def _forget(self, digests: Sequence[Digest], repair: bool) -> Sequence[Digest]:
+        gone: list[Digest] = []
         for digest in digests:
             # Unless it was stored meanwhile.
             if digest not in self._uses and self._store.contains(digest) is None:
-                await self._index.forget_blob(digest)
-                count += 1
-        return count
+                if repair:
+                    await self._index.forget_blob(digest)
+                gone.append(digest)
+        return gone
+
+
+async def _nobody(difference: Difference) -> None:
+    """Is told nothing."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
+from attrs import frozen
 from twisted.logger import Logger
 
 from depproxy.cache.uses import Uses
@@ -23,6 +24,30 @@ class Why(StrEnum):
     EVICTED = "evicted"
     EXPIRED = "expired"
     PURGED = "purged"
+
+
+@frozen
+class Removed:
+    """
+    What a run has let go, and why: so many blobs of a `group`, or of all (None). Of these `removed` are gone from the
+    store, of `size` bytes in sum, for no other group holds them; and so many `repositories` are forgotten.
+    """
+
+    why: Why
+    group: str | None
+    blobs: int
+    removed: int
+    size: int
+    repositories: int = 0
+
+    def __str__(self) -> str:
+        if self.why is Why.EXPIRED:
+            return (
+                f"group {self.group} has not read {self.blobs} blobs for its ttl: {self.removed} of them, {self.size}"
+                f" bytes, are removed; {self.repositories} repositories are forgotten"
+            )
+        whose = "" if self.group is None else f" of group {self.group}"
+        return f"{self.removed} blobs{whose} {self.why}, {self.size} bytes"
 
 
 class Remover:
@@ -53,6 +78,11 @@ class Remover:
     def busy(self, digest: Digest) -> bool:
         """Whether the blob is read now, or was a moment ago."""
         return digest in self._uses or self._index.touched(digest)
+
+    def tell(self, removed: Removed) -> None:
+        """A run has ended, for the log."""
+        if removed.blobs or removed.repositories:
+            self._log.info("{removed}", removed=removed)
 
     async def evict(self, entry: Entry) -> bool:
         """Remove a blob, unless it was used since `entry` was read; whether it is gone."""

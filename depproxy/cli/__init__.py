@@ -11,6 +11,7 @@ from depproxy.cli.clients import configure
 from depproxy.cli.command import example
 from depproxy.cli.completion import completion
 from depproxy.cli.du import du
+from depproxy.cli.gc import gc
 from depproxy.cli.keys import keys
 from depproxy.cli.ls import inspect, ls
 from depproxy.cli.purge import pin, pins, purge, unpin
@@ -48,6 +49,7 @@ for command in (
     pin,
     unpin,
     pins,
+    gc,
     warm,
     ratelimit,
     ci_variables,

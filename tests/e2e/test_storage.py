@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -171,3 +172,28 @@ def test_a_pinned_image_stays(start_proxy: Callable[..., Proxy], registry: Regis
     assert (pin["image"], pin["held"], pin["size"]) == ("docker.io/team/pinned:1", size_of(pinned), size_of(pinned))
     command(proxy, "unpin", "team/pinned:1")
     assert answer(proxy, "pins") == {"pins": []}
+
+
+def test_garbage_while_clients_pull(proxy: Proxy, registry: Registry) -> None:
+    """Nobody notices; what was said would go, goes."""
+    old = registry.push("team/old", images.sized(20 * MIB, "old"), "1")
+    new = registry.push("team/new", images.sized(90 * MIB, "new"), "1")
+    pull(proxy, "team/old", old)
+    proxy.configure(f'max_size = "100 MiB"\n[upstreams."docker.io"]\nurl = "{registry.url}"\n')
+    said = answer(proxy, "gc", "--dry-run")
+    assert said == {"dry_run": True, "removed": [], "adopted": 0, "forgotten": 0}
+    pull(proxy, "team/new", new)
+    proxy.process.signal(signal.SIGHUP)
+    with wire.Download(f"{proxy.repository('team/new')}/blobs/{new.layers[0].digest}") as download:
+        assert download.exactly(1000) == new.layers[0].data[:1000]
+        wait_until(lambda: "configuration reloaded" in proxy.log, "the new limit")
+        answer(proxy, "gc")
+        assert download.rest() == new.layers[0].data[1000:]
+    assert proxy.metric("depproxy_removed_blobs_total", why="evicted") >= 1
+    assert answer(proxy, "du")["total"]["bytes"] <= 100 * MIB
+    assert command(proxy, "gc").stdout == "Nothing had to go.\n"
+    lost = next(path for path in (proxy.data / "blobs").rglob("*") if path.is_file())
+    lost.unlink()
+    assert answer(proxy, "gc", "--dry-run")["forgotten"] == 1
+    assert answer(proxy, "gc")["forgotten"] == 1
+    assert answer(proxy, "gc")["forgotten"] == 0
