@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from depproxy import __version__
 from depproxy.cache.interface import StorageError
+from depproxy.cache.purge import Stopped
 from depproxy.index.interface import IndexUnavailable
 from depproxy.upstream.errors import UpstreamError
 
@@ -29,6 +30,7 @@ _EXPECTED: tuple[tuple[type[Exception], int, str], ...] = (
     (IndexUnavailable, 503, "the cache index is not available: {}"),
     (UpstreamError, 502, "{}"),
     (StorageError, 507, "{}"),
+    (Stopped, 503, "{}: do it again once it runs"),
     (CancelledError, 503, "depproxy gave this up; it may be stopping"),
 )
 
