@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ ACCOUNT = "bob:s3cret"
 def area() -> Iterator[Path]:
     """The run's directory. Its name is short: a unix socket's path has 107 bytes at most."""
     directory = Path(tempfile.mkdtemp(prefix="dpe2e-", dir="/tmp"))
+    # A shell has what it starts in the background ignore it, and all that it starts inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield directory
     finally:
