@@ -323,12 +323,12 @@ class IndexSuite:
         first, middle, last = (homes[number].group for number in (0, 5000, 9999))
         for group in first, middle, last:
             assert await self.index.let_go(group, await self.index.coldest_of(group, 1)) == []
-        left = await self.index.holders(A)
+        left = (await self.index.holdings([A]))[A].groups
         assert sorted(left) == sorted({home.group for home in homes} - {first, middle, last})
         self.index.touch(homes[5000], A)
         self.index.touch(homes[5001], A)
         await self.index.flush()
-        assert sorted(await self.index.holders(A)) == sorted([*left, middle])
+        assert (await self.index.holdings([A]))[A] == Holding(100, left | {middle})
         assert await self.index.known([A]) == {A: 100}
         assert (await self.index.groups())[middle] == Share(1, 100)
 

@@ -65,6 +65,10 @@ class RehearsedIndex:
             for group, share in shares.items()
         }
 
+    async def sizes(self, groups: Sequence[str]) -> Mapping[str, int]:
+        sizes = await self._groups.sizes(groups)
+        return {group: size - sum(self._released.get(group, {}).values()) for group, size in sizes.items()}
+
     async def coldest(self, count: int, skip: int = 0) -> Sequence[Entry]:
         return await self._everything.page(count, skip, self._gone.__contains__)
 
@@ -98,8 +102,9 @@ class RehearsedIndex:
     async def forget_unused(self, entry: Entry) -> bool:
         return self._forget(entry.digest, entry.size)
 
-    async def forget_home(self, home: Home) -> None:
+    async def forget_home(self, home: Home, used: int | None = None) -> bool:
         """Nothing."""
+        return True
 
     async def unlink(self, home: Home, digests: Sequence[Digest]) -> None:
         """Nothing."""
