@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 
 from . import report
-from .figures import NGINX, REGISTRY, US, Figure, plain, table
+from .figures import NGINX, REGISTRY, US, Figure, plain, tables
 from .meter import foreign
 from .plan import FULL, QUICK, BenchError, Plan
 from .process import find_programs
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("benchmarks: interrupted")
         return 130
-    print(plain(table(figures)))
+    print("\n\n".join(map(plain, tables(figures))))
     print(f"\nJSON: {report.write_json(figures, plan, programs, busy)}; {time.monotonic() - start:.0f} s in all")
     if chosen.record:
         print(f"Recorded: {report.record(figures, plan, programs, busy)}")

@@ -14,7 +14,7 @@ COLUMNS = (US, REGISTRY, NGINX, DIRECT)
 
 @frozen
 class Target:
-    """A bound on depproxy's median, or on its ratio to the median of `peer`."""
+    """A bound on the median that is judged, depproxy's, or on its ratio to the median of `peer`."""
 
     bound: float
     at_least: bool = False
@@ -30,7 +30,7 @@ class Target:
 
 @frozen
 class Figure:
-    """One line of the table: per server the value of each round, and what is to be reached."""
+    """One line of a table: per column (a server) the value of each round, and what the judged one is to reach."""
 
     row: str
     what: str
@@ -38,12 +38,14 @@ class Figure:
     values: Mapping[str, Sequence[float]]
     targets: tuple[Target, ...] = ()
     notes: tuple[str, ...] = field(default=(), kw_only=True)
-    # Servers that did not answer well in each round.
+    # Columns that were not measured well in each round.
     failed: frozenset[str] = field(default=frozenset(), kw_only=True)
+    columns: tuple[str, ...] = field(default=COLUMNS, kw_only=True)
+    judged: str = field(default=US, kw_only=True)
 
-    def median(self, server: str) -> float | None:
+    def median(self, column: str) -> float | None:
         """The median over the rounds, or None where nothing was measured."""
-        values = self.values.get(server)
+        values = self.values.get(column)
         return statistics.median(values) if values else None
 
 
@@ -65,8 +67,8 @@ class Verdict:
 
 
 def ratio(figure: Figure, peer: str) -> float | None:
-    """depproxy's median over the peer's, or None if one of them is missing or zero."""
-    ours, theirs = figure.median(US), figure.median(peer)
+    """The judged median over the peer's, or None if one of them is missing or zero."""
+    ours, theirs = figure.median(figure.judged), figure.median(peer)
     return ours / theirs if ours is not None and theirs else None
 
 
@@ -75,8 +77,8 @@ def judge(figure: Figure) -> tuple[Verdict, ...]:
     return tuple(
         Verdict(
             target,
-            ratio(figure, target.peer) if target.peer else figure.median(US),
-            bool(figure.failed & {US, target.peer}),
+            ratio(figure, target.peer) if target.peer else figure.median(figure.judged),
+            bool(figure.failed & {figure.judged, target.peer}),
         )
         for target in figure.targets
     )
@@ -96,14 +98,19 @@ def ratio_text(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
-HEADER = ("what", "unit", *COLUMNS, "to reach", "reached", "verdict")
+def tables(figures: Sequence[Figure]) -> list[list[tuple[str, ...]]]:
+    """A table for all figures that have the same columns."""
+    return [
+        _table(columns, [figure for figure in figures if figure.columns == columns])
+        for columns in dict.fromkeys(figure.columns for figure in figures)
+    ]
 
 
-def table(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
-    """The table's lines as cells, the header first; a further target takes a line of its own."""
-    lines: list[tuple[str, ...]] = [HEADER]
+def _table(columns: Sequence[str], figures: Sequence[Figure]) -> list[tuple[str, ...]]:
+    """The lines as cells, the header first; a further target takes a line of its own."""
+    lines: list[tuple[str, ...]] = [("what", "unit", *columns, "to reach", "reached", "verdict")]
     for figure in figures:
-        cells = (figure.what, figure.unit, *(number(figure.median(server)) for server in COLUMNS))
+        cells = (figure.what, figure.unit, *(number(figure.median(column)) for column in columns))
         verdicts = judge(figure)
         if not verdicts:
             lines.append((*cells, "", "", ""))

@@ -30,6 +30,9 @@ class Plan:
     threads: int = 2
     small_blobs: int = 8
     slow_every: int = 10
+    # Blobs in the index, and how long requests are watched beside each work on them.
+    scale: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
+    scale_seconds: int = 3
 
 
 FULL = Plan(
@@ -62,4 +65,6 @@ QUICK = Plan(
     crowd_pace=2 * MIB,
     cold_limit=15,
     crowd_limit=8,
+    scale=(1_000, 10_000),
+    scale_seconds=2,
 )

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -112,7 +113,7 @@ class Server:
         self.name = name
         self.port = port
         self.base = f"http://127.0.0.1:{port}"
-        self._log = log
+        self.log = log
         with log.open("wb") as out:
             self._process = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "TERM", *command],
@@ -132,6 +133,20 @@ class Server:
     def pid(self) -> int:
         return self._process.pid
 
+    def told(self, pattern: str, since: int = 0, limit: float = 60) -> re.Match[str]:
+        """What in the log, behind the character `since`, matches first; BenchError where that does not come in `limit`
+        seconds."""
+        deadline = time.monotonic() + limit
+        while not (found := re.compile(pattern).search(self.log.read_text(errors="replace"), since)):
+            if time.monotonic() > deadline:
+                raise BenchError(f"{self.name} has not logged {pattern!r} within {limit:g} s")
+            time.sleep(0.005)
+        return found
+
+    def hang_up(self) -> None:
+        """Have it read its configuration again."""
+        self._process.send_signal(signal.SIGHUP)
+
     def tree(self) -> list[int]:
         """This process and all below it."""
         return [self.pid, *descendants(self.pid)]
@@ -146,7 +161,7 @@ class Server:
                 if response.status == 200:
                     return
             time.sleep(0.05)
-        tail = self._log.read_text(errors="replace")[-2000:].strip()
+        tail = self.log.read_text(errors="replace")[-2000:].strip()
         raise BenchError(f"{self.name} did not come up ({self.base}{ready}); its last words:\n{tail}")
 
     def stop(self) -> None:

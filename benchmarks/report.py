@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from .figures import Figure, judge, list_table, table
+from .figures import Figure, judge, list_table, tables
 from .plan import Plan
 
 FOLDER = Path(__file__).resolve().parent
@@ -31,7 +31,7 @@ Results
 
 {head}
 
-{table}
+{tables}
 
 Notes
 -----
@@ -105,7 +105,7 @@ def page(figures: Sequence[Figure], plan: Plan, date: str, versions_text: str, f
     head = _HEAD.format(date=date, machine=machine(), versions=versions_text, rounds=plan.rounds, foreign=foreign)
     return _PAGE.format(
         head=textwrap.fill(head, 100),
-        table=list_table(table(figures)),
+        tables="\n\n".join(map(list_table, tables(figures))),
         notes="\n".join(notes).rstrip(),
     )
 

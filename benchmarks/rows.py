@@ -16,6 +16,7 @@ from .load import Crowd, Download
 from .plan import MIB, BenchError
 from .process import Memory, Server, memory
 from .run import Run, Samples, cores_note, fetch
+from .scale import scale
 from .servers import ACCOUNT, GROUP
 from .source import MANIFEST
 
@@ -245,4 +246,5 @@ ROWS: Mapping[str, Callable[[Run], list[Figure]]] = {
     "blobs": blobs,
     "image": image,
     "memory": crowd,
+    "scale": scale,
 }

@@ -93,13 +93,14 @@ class Run:
             with busy(parties) as cores:
                 told = work(turn, name, server)
         except FAULTS as error:
-            self._fail(samples, name, error)
+            self.failed(samples, name, error)
             return
         samples.cores.setdefault(name, []).append(cores)
         shares = ", ".join(f"{party} {share:.2f}" for party, share in cores.items())
         self.say(f"  {name}: {told} (cores: {shares})")
 
-    def _fail(self, samples: Samples, name: str, error: Exception) -> None:
+    def failed(self, samples: Samples, name: str, error: Exception) -> None:
+        """Note and say why there is no figure for `name`."""
         samples.failed.add(name)
         samples.notes.append(f"{name}: {error or type(error).__name__}")
         self.say(f"  {samples.notes[-1]}")
@@ -112,7 +113,7 @@ class Run:
                     self._fill(name)
                     self._warm.add(name)
                 except FAULTS as error:
-                    self._fail(samples, name, error)
+                    self.failed(samples, name, error)
 
     def _fill(self, name: str) -> None:
         """Read the image until a whole pass over it makes no upstream GET."""

@@ -100,13 +100,16 @@ _DEPPROXY = """\
 listen = ["tcp:{port}:interface=127.0.0.1"]
 [storage]
 path = "{folder}/data"
+max_size = "{max_size}"
 [upstreams."docker.io"]
 url = "http://127.0.0.1:{upstream}"
 freshness = {{ "{fresh}" = "1h" }}
 [groups.{group}.deploy_tokens.bench]
 username = "{user}"
 hash = "sha256:{hash}"
+{more}
 """
+CONFIG = "depproxy.toml"
 # A group that only an account may pull from.
 GROUP = "bench"
 ACCOUNT = "bench-runner", "no secret: this server listens on loopback, and for minutes"
@@ -196,6 +199,11 @@ class House:
         self.front = Front(programs["nginx"], folder / "front", self.source, plan)
         self._keep(self.front.server)
 
+    def folder(self) -> Path:
+        """Where the next server may keep what it has."""
+        self._starts += 1
+        return self._folder / f"{US}-{self._starts}"
+
     def _keep(self, server: Server) -> Server:
         self._running.append(server)
         return server
@@ -226,22 +234,15 @@ class House:
 
     def _depproxy(self, folder: Path) -> Server:
         folder.mkdir()
+        return self.restarted(folder)
+
+    def restarted(self, folder: Path, more: str = "") -> Server:
+        """A depproxy on what another one has left in its folder; `more` is appended to its configuration. It is not
+        kept: who starts it stops it."""
         port = free_port()
-        config = folder / "depproxy.toml"
-        user, password = ACCOUNT
-        config.write_text(
-            _DEPPROXY.format(
-                port=port,
-                folder=folder,
-                upstream=self.front.server.port,
-                fresh=FRESH_TAG,
-                group=GROUP,
-                user=user,
-                hash=hashlib.sha256(password.encode()).hexdigest(),
-            )
-        )
+        self.configure(folder, port, more=more)
         twistd = Path(sys.executable).with_name("twistd")
-        command = [str(twistd), "--nodaemon", "--pidfile=", "depproxy", "--config", str(config)]
+        command = [str(twistd), "--nodaemon", "--pidfile=", "depproxy", "--config", str(folder / CONFIG)]
         python_path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH", "")]))
         return Server(
             US,
@@ -252,6 +253,22 @@ class House:
             cwd=folder,
             environ={**os.environ, "PYTHONPATH": python_path},
         )
+
+    def configure(self, folder: Path, port: int, max_size: str = "unlimited", more: str = "") -> None:
+        """Write the configuration of the depproxy in this folder."""
+        user, password = ACCOUNT
+        text = _DEPPROXY.format(
+            port=port,
+            folder=folder,
+            max_size=max_size,
+            upstream=self.front.server.port,
+            fresh=FRESH_TAG,
+            group=GROUP,
+            user=user,
+            hash=hashlib.sha256(password.encode()).hexdigest(),
+            more=more,
+        )
+        (folder / CONFIG).write_text(text)
 
     def end(self, server: Server) -> None:
         """Stop one cache."""

@@ -114,7 +114,7 @@ class House:
         self.background = background = Background(metrics)
         self.entries = entries = Entries(self.index, metrics)
         tags, links = Tags(self.index, background, metrics), Links(self.index, background, metrics)
-        uses = Uses()
+        uses = Uses(reactor)
         self.questions = Questions(self.upstreams, settings.cache.negative_ttl, reactor)
         self.manifests = Manifests(
             self.store,

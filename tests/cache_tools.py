@@ -199,7 +199,7 @@ class Cache:
         self.entries = Entries(self.index, self.metrics)
         self.tags = Tags(self.index, self.background, self.metrics)
         self.links = Links(self.index, self.background, self.metrics)
-        self.uses = Uses()
+        self.uses = Uses(self.clock)
         self.questions = Questions(self.upstreams, self.settings.negative_ttl, self.clock)
         self.manifests = Manifests(
             self.place.store,

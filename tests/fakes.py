@@ -127,12 +127,14 @@ class MemoryIndex:
         await self._ask()
         return self._coldest(self.used, count, skip)
 
-    async def forget_unused(self, entry: Entry) -> bool:
+    async def forget_unused(self, entries: Sequence[Entry]) -> Sequence[Digest]:
         await self._ask()
-        if self.used.get(entry.digest) != entry.used:
-            return False
-        self._forget(entry.digest)
-        return True
+        forgotten = []
+        for entry in entries:
+            if self.used.get(entry.digest) == entry.used:
+                self._forget(entry.digest)
+                forgotten.append(entry.digest)
+        return forgotten
 
     async def known(self, digests: Sequence[Digest]) -> Mapping[Digest, int]:
         await self._ask()
@@ -201,12 +203,14 @@ class MemoryIndex:
             held.pop(digest, None)
         return [digest for digest in dict.fromkeys(free) if not self._holders(digest)]
 
-    async def forget_unheld(self, digest: Digest) -> bool:
+    async def forget_unheld(self, digests: Sequence[Digest]) -> Sequence[Digest]:
         await self._ask()
-        if digest not in self._sizes or self._holders(digest):
-            return False
-        self._forget(digest)
-        return True
+        forgotten = []
+        for digest in digests:
+            if digest in self._sizes and not self._holders(digest):
+                self._forget(digest)
+                forgotten.append(digest)
+        return forgotten
 
     async def count_homes(self, group: str) -> int:
         await self._ask()

@@ -26,7 +26,7 @@ from benchmarks.figures import (
     plain,
     ratio,
     ratio_text,
-    table,
+    tables,
 )
 from benchmarks.load import HEAD_LIMIT, Crowd, Download
 from benchmarks.plan import FULL, MIB
@@ -130,7 +130,7 @@ class TestTable:
     ]
 
     def test_a_line_for_each_target(self) -> None:
-        header, first, second, bare = table(self.figures)
+        ((header, first, second, bare),) = tables(self.figures)
         assert first == (
             "cached blobs", "1/s", "1,800", "450", "2,400", "-", "at least 3.5 x docker-registry", "4", "met",
         )  # fmt: skip
@@ -138,15 +138,24 @@ class TestTable:
         assert bare == ("cached tag", "1/s", "5,000", "-", "-", "-", "", "", "")
         assert len({len(line) for line in (header, first, second, bare)}) == 1
 
+    def test_a_curve_has_a_table_of_its_own(self) -> None:
+        values = {"1,000": [1.0], "1,000,000": [4.0, 6.0]}
+        curve = Figure("scale", "start", "s", values, (Target(4),), columns=tuple(values), judged="1,000,000")
+        both, one = tables([self.figures[0], curve, self.figures[1]]), tables([curve])
+        assert [len(lines) for lines in both] == [4, 2]
+        assert both[1] == one[0]
+        assert one[0][0] == ("what", "unit", "1,000", "1,000,000", "to reach", "reached", "verdict")
+        assert one[0][1] == ("start", "s", "1", "5", "at most 4", "5", "short")
+
     def test_columns_stand_under_each_other(self) -> None:
-        lines = plain(table(self.figures)).splitlines()
+        lines = plain(*tables(self.figures)).splitlines()
         place = lines[0].index("to reach")
         assert lines[2][place:].startswith("at least 3.5")
         assert lines[3][place:].startswith("at least 0.9")
         assert not any(line != line.rstrip() for line in lines)
 
     def test_list_table_has_each_cell(self) -> None:
-        lines = table(self.figures)
+        (lines,) = tables(self.figures)
         text = list_table(lines)
         assert text.count("\n   * -") == len(lines)
         assert not any(line.endswith("- -") for line in text.splitlines())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -191,8 +191,8 @@ class MeddlingIndex(MemoryIndex):
 
     meddle: Any = None
 
-    async def forget_unused(self, entry: Entry) -> bool:
-        forgotten = await super().forget_unused(entry)
+    async def forget_unused(self, entries: Sequence[Entry]) -> Sequence[Digest]:
+        forgotten = await super().forget_unused(entries)
         meddle, self.meddle = self.meddle, None
         if meddle is not None:
             meddle()
@@ -284,6 +284,25 @@ class Evicting(CacheTestCase):
         cache.evictor.resize(15, {})
         assert self.here(digests) == [True, False]
         opened[0].close()
+
+    def test_an_index_that_is_lost_on_the_way_leaves_no_file_of_what_is_forgotten(self) -> None:
+        cache = Cache(index=MeddlingIndex)
+        self.use(cache)
+        digests = self.store(10, 10, 10, 10)
+        opened: list[Any] = []
+
+        def meddle() -> None:
+            opened.append(Outcome(cache.blobs.open(HOME, digests[1])).value)
+            self.index.available = False
+
+        self.index.meddle = meddle  # type: ignore[attr-defined]
+        cache.evictor.resize(11, {})
+        self.index.available = True
+        assert [self.place.store.contains(digest) is not None for digest in digests] == [False, True, False, False]
+        opened[0].close()
+        # The sweep finds the file whose entry could not be given back.
+        cache.reconciler.sweep()
+        assert Outcome(self.index.totals()).value == (1, 10)
 
     def test_an_index_that_is_down_evicts_nothing(self) -> None:
         digests = self.store(10, 10)

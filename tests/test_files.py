@@ -113,8 +113,7 @@ class Listing(BlobsTestCase):
         found = [file for number in range(SHARDS) for file in self.shard(number)]
         expected = [StoredFile(digest, size, 1_700_000_000.5) for digest, size in written.items()]
         assert sorted(found, key=lambda file: file.digest) == sorted(expected, key=lambda file: file.digest)
-        for digest in written:
-            assert Outcome(self.place.store.remove(digest)).value is None
+        assert Outcome(self.place.store.remove(list(written))).value == {}
         assert self.place.files() == []
 
     def test_what_is_no_blob_is_left_out(self) -> None:
@@ -129,10 +128,19 @@ class Listing(BlobsTestCase):
         opened = self.place.store.open(digest)
         assert opened is not None
         for _ in range(2):
-            assert Outcome(self.place.store.remove(digest)).value is None
+            assert Outcome(self.place.store.remove([digest])).value == {}
             assert self.place.store.contains(digest) is None
         assert os.pread(opened.fd, 6000, 0) == self.data
         opened.close()
+
+    def test_what_cannot_be_removed_stays_alone(self) -> None:
+        digests = [self.write(bytes([number])) for number in range(3)]
+        blob = self.place.blob(digests[1])
+        blob.unlink()
+        blob.mkdir()
+        stay = Outcome(self.place.store.remove(digests)).value
+        assert {digest: type(error) for digest, error in stay.items()} == {digests[1]: IsADirectoryError}
+        assert [self.place.blob(digest).exists() for digest in digests] == [False, True, False]
 
     def test_what_is_missing(self) -> None:
         digest, other = self.write(self.data), Digest.of(b"another")

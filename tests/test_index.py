@@ -37,7 +37,9 @@ from tests.fakes import MemoryIndex
 from tests.index_tools import BESIDE, DIGESTS, HOME, OTHER, REACTOR, RECORD, A, B, Now, RedisTestCase, until
 
 # Whatever JSON can hold in a string, lone surrogates too.
-media_types = st.text(st.characters(), max_size=40)
+media_types = st.text(st.characters(), max_size=40) | st.sampled_from(
+    [*codec._SHORT, *codec._LONG, "~", "=", "==", *(f"={short}" for short in codec._LONG)]
+)
 sizes = st.integers(-1, 2**50)
 times = st.floats(0, 1e11)
 records = st.builds(TagRecord, st.sampled_from(DIGESTS), media_types, sizes, times)
@@ -193,13 +195,15 @@ class IndexSuite:
         self.now.time += 1
         self.index.touch(HOME, A)
         await self.index.flush()
-        assert not await self.index.forget_unused(entry)
+        assert await self.index.forget_unused([entry]) == []
         assert await self.index.totals() == (1, 5)
-        (entry,) = await self.index.coldest(1)
-        assert await self.index.forget_unused(entry)
+        await self.index.put_blob(B, 7, [HOME])
+        later, other = await self.index.coldest(2)
+        assert await self.index.forget_unused([entry, other]) == [other.digest]
+        assert await self.index.totals() == (1, {A: 5, B: 7}[later.digest])
+        assert await self.index.forget_unused([later, other, later]) == [later.digest]
         assert (await self.index.totals(), await self.used()) == ((0, 0), {})
-        assert not await self.index.forget_unused(entry)
-        assert await self.index.totals() == (0, 0)
+        assert await self.index.forget_unused([]) == []
 
     async def test_what_is_known(self) -> None:
         await self.index.put_blob(A, 5, [HOME])
@@ -312,7 +316,7 @@ class IndexSuite:
         assert await self.index.groups() == {"acme/tools": Share(0, 0), "acme": Share(1, 5)}
         assert await self.index.holdings([A, B]) == {A: Holding(5, frozenset()), B: Holding(5, frozenset({"acme"}))}
         assert await self.index.known([A, B]) == {A: 5, B: 5}
-        assert [await self.index.forget_unheld(digest) for digest in (A, A, B)] == [True, False, False]
+        assert await self.index.forget_unheld([A, A, B]) == [A]
         assert await self.index.totals() == (1, 5)
 
     async def test_thousands_of_groups_hold_one_blob(self) -> None:
@@ -338,7 +342,7 @@ class IndexSuite:
         await self.index.put_blob(A, 0, [HOME])
         assert await self.index.groups() == {"acme/tools": Share(1, 0)}
         assert await self.index.let_go(HOME.group, await self.index.coldest_of(HOME.group, 5)) == [A]
-        assert await self.index.forget_unheld(A)
+        assert await self.index.forget_unheld([A]) == [A]
 
     async def test_what_was_read_since_is_not_let_go(self) -> None:
         await self.index.put_blob(A, 5, [HOME])
@@ -508,13 +512,13 @@ steps = st.lists(
         step("held", groups, st.lists(digests, unique=True)),
         step("let_go", groups, st.lists(entries, max_size=3)),
         step("let_go_all", groups),
-        step("forget_unheld", digests),
+        step("forget_unheld", st.lists(digests, max_size=3)),
         step("homes", groups, st.just("0")),
         step("tags", homes, st.just("0")),
         step("linked", homes, st.lists(digests, unique=True)),
         step("unlink", homes, st.lists(digests, max_size=3)),
         step("forget_home", homes),
-        step("forget_unused", entries),
+        step("forget_unused", st.lists(entries, max_size=3)),
         step("known", st.lists(digests, unique=True)),
         step("adopt", st.lists(entries, max_size=3)),
         step("sleep", st.integers(-5, 100)),
@@ -661,7 +665,7 @@ class LayoutTests(RedisTestCase):
         assert (await self.raw.used(), await index.totals()) == ({A: 9}, (1, 5))
         await self.raw("DEL", codec.BLOBS)
         assert await index.coldest(5) == [Entry(A, 0, 9)]
-        assert await index.forget_unused(Entry(A, 0, 9))
+        assert await index.forget_unused([Entry(A, 0, 9)]) == [A]
         assert await self.raw.used() == {}
         (held,) = await index.coldest_of(HOME.group, 5)
         assert held == Entry(A, 0, int(self.now()))

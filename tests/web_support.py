@@ -553,7 +553,7 @@ class Cache:
         self.hub = self.upstreams["docker.io"]
         self.background = Background(metrics)
         tags, links = Tags(self.index, self.background, metrics), Links(self.index, self.background, metrics)
-        uses = Uses()
+        uses = Uses(clock)
         settings = CacheSettings()
         entries = Entries(self.index, metrics)
         upstreams = MemoryUpstreams(*self.upstreams.values())

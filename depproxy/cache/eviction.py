@@ -25,7 +25,7 @@ from depproxy.oci.digest import Digest
 # How much of a limit is left when an eviction ends: the next one is then not due with the next blob.
 LOW_MARK = 0.9
 # Entries that are read at a time, and then looked at one by one.
-BATCH = 100
+BATCH = 50
 
 
 class _Pool(Protocol):
@@ -62,7 +62,7 @@ class _Everything:
         return await self._index.coldest(count, skip)
 
     async def remove(self, entries: Sequence[Entry]) -> Sequence[int]:
-        return [entry.size for entry in entries if await self._remover.evict(entry)]
+        return await self._remover.evict(entries)
 
 
 @frozen

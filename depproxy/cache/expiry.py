@@ -24,7 +24,7 @@ from depproxy.oci.digest import Digest
 
 DAY = 24 * 60 * 60
 # Entries that are looked at in one turn with whoever else removes blobs.
-BATCH = 500
+BATCH = 100
 
 
 class Expirer:
@@ -149,27 +149,32 @@ class Expirer:
 
     async def _prune(self, home: Home, before: float, changed: set[Home]) -> None:
         """Forget old links and tags of what the group does not hold; then the home is among the `changed`."""
-        cursor = "0"
-        while not self._stopped:
-            cursor, links = await self._groups.links(home, cursor)
-            # A link knows the day only.
-            old = [digest for digest, link in links.items() if link.since + DAY < before]
-            unheld = await self._unheld(home.group, old)
-            if unheld:
+        for step in self._prune_links, self._prune_tags:
+            cursor = "0"
+            while not self._stopped:
+                cursor = await self._uses.removing.run(step, home, before, changed, cursor)
+                if cursor == "0":
+                    break
+
+    async def _prune_links(self, home: Home, before: float, changed: set[Home], cursor: str) -> str:
+        after, links = await self._groups.links(home, cursor)
+        # A link knows the day only.
+        old = [digest for digest, link in links.items() if link.since + DAY < before]
+        unheld = await self._unheld(home.group, old)
+        if unheld:
+            changed.add(home)
+            await self._groups.unlink(home, unheld)
+        return after
+
+    async def _prune_tags(self, home: Home, before: float, changed: set[Home], cursor: str) -> str:
+        after, tags = await self._groups.tags(home, cursor)
+        past = {tag: record.digest for tag, record in tags.items() if record.checked < before}
+        free = set(await self._unheld(home.group, list(past.values())))
+        for tag, digest in past.items():
+            if digest in free:
                 changed.add(home)
-                await self._groups.unlink(home, unheld)
-            if cursor == "0":
-                break
-        while not self._stopped:
-            cursor, tags = await self._groups.tags(home, cursor)
-            past = {tag: record.digest for tag, record in tags.items() if record.checked < before}
-            free = set(await self._unheld(home.group, list(past.values())))
-            for tag, digest in past.items():
-                if digest in free:
-                    changed.add(home)
-                    await self._index.forget_tag(home, tag)
-            if cursor == "0":
-                break
+                await self._index.forget_tag(home, tag)
+        return after
 
     async def _unheld(self, group: str, digests: Sequence[Digest]) -> Sequence[Digest]:
         if not digests:

@@ -23,7 +23,7 @@ from depproxy.oci.digest import Digest
 from depproxy.storage.interface import SHARDS, IBlobStore, StoredFile
 
 # Files that the index is asked about at a time.
-BATCH = 500
+BATCH = 100
 
 
 class Kind(StrEnum):

@@ -1,11 +1,11 @@
-"""How a stored blob goes: the index entry first, the file second.
+"""How stored blobs go: the index entry first, the file second; many at a time.
 
-A crash between leaves a file without an entry, which the sweep (`reconcile`) finds, and never an entry without its
+A crash between leaves files without entries, which the sweep (`reconcile`) finds, and never an entry without its
 bytes.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 
 from attrs import frozen
@@ -84,9 +84,10 @@ class Remover:
         if removed.blobs or removed.repositories:
             self._log.info("{removed}", removed=removed)
 
-    async def evict(self, entry: Entry) -> bool:
-        """Remove a blob, unless it was used since `entry` was read; whether it is gone."""
-        return await self._index.forget_unused(entry) and await self._follow(entry.digest, entry.size, Why.EVICTED)
+    async def evict(self, entries: Sequence[Entry]) -> Sequence[int]:
+        """Remove blobs, but for those that were used since their entries were read. The sizes of what is gone."""
+        sizes = {entry.digest: entry.size for entry in entries}
+        return await self._follow(await self._index.forget_unused(entries), sizes, Why.EVICTED)
 
     async def let_go(self, group: str, entries: Sequence[Entry], why: Why) -> Sequence[int]:
         """
@@ -94,30 +95,30 @@ class Remover:
         then is removed. The sizes of what is gone.
         """
         sizes = {entry.digest: entry.size for entry in entries}
-        return [
-            sizes[digest]
-            for digest in await self._groups.let_go(group, entries)
-            if await self._groups.forget_unheld(digest) and await self._follow(digest, sizes[digest], why)
-        ]
+        unheld = await self._groups.let_go(group, entries)
+        return await self._follow(await self._groups.forget_unheld(unheld), sizes, why)
 
-    async def _follow(self, digest: Digest, size: int, why: Why) -> bool:
-        """The entry is gone; now the file."""
+    async def _follow(self, forgotten: Sequence[Digest], sizes: Mapping[Digest, int], why: Why) -> Sequence[int]:
+        """The entries are gone; now the files. The sizes of those that are gone."""
         # A purge stops at no reader; but who has read since it began may be of another group, which holds it now.
-        if self.busy(digest) if why is not Why.PURGED else self._index.touched(digest):
-            # Somebody has found the file while the index was told.
-            await self._index.adopt([Entry(digest, size, int(self._now()))])
-            return False
-        self._forget(digest)
-        try:
-            # Who opens it before it is gone reads on; who comes later fetches it.
-            await self._store.remove(digest)
+        used = self._index.touched if why is Why.PURGED else self.busy
+        busy = set(filter(used, forgotten))
+        free = [digest for digest in forgotten if digest not in busy]
+        for digest in free:
+            self._forget(digest)
+        # Who opens one before it is gone reads on; who comes later fetches it.
+        stay = await self._store.remove(free) if free else {}
+        for digest in free:
             # Whoever has read it before it was gone has remembered it.
             self._forget(digest)
-        except OSError as error:
-            self.stuck += size
+        for digest, error in stay.items():
+            self.stuck += sizes[digest]
             self._log.error("{digest} is {why}, but its file stays: {error}", digest=digest, why=why, error=error)
             self._metrics.errors.labels("storage").inc()
-            return False
-        self._metrics.removed_blobs.labels(why).inc()
-        self._metrics.removed_bytes.labels(why).inc(size)
-        return True
+        gone = [sizes[digest] for digest in free if digest not in stay]
+        self._metrics.removed_blobs.labels(why).inc(len(gone))
+        self._metrics.removed_bytes.labels(why).inc(sum(gone))
+        if busy:
+            # Somebody has found the file while the index was told.
+            await self._index.adopt([Entry(digest, sizes[digest], int(self._now())) for digest in busy])
+        return gone

@@ -16,7 +16,7 @@ from depproxy.index.wire import Reply, Script, Word
 from depproxy.oci.digest import Digest, InvalidDigest
 
 # How many entries a step of the scan takes, about.
-SCAN_COUNT = 500
+SCAN_COUNT = 100
 
 # The value of a blob is its size, then the groups that hold it, each after a space.
 SHARED = (
@@ -100,19 +100,35 @@ for i = 4, #ARGV, 2 do
 end
 redis.call('HSET', blobs, ARGV[1], table.concat(parts, ' '))
 """)
-# digest, and with a last use as second, only if it still is the last one
 FORGET = _script("""\
-if ARGV[2] and tonumber(redis.call('ZSCORE', used, ARGV[1]) or '') ~= tonumber(ARGV[2]) then return 0 end
 local value = redis.call('HGET', blobs, ARGV[1])
 if value then forget(ARGV[1], value) end
 redis.call('ZREM', used, ARGV[1])
-return 1
+""")
+# digest and last use of each; forgotten if that still is the last one
+FORGET_UNUSED = _script("""\
+local answer = {}
+for i = 1, #ARGV, 2 do
+  local last = redis.call('ZSCORE', used, ARGV[i])
+  if last and tonumber(last) == tonumber(ARGV[i + 1]) then
+    local value = redis.call('HGET', blobs, ARGV[i])
+    if value then forget(ARGV[i], value) end
+    redis.call('ZREM', used, ARGV[i])
+    answer[#answer + 1] = ARGV[i]
+  end
+end
+return answer
 """)
 FORGET_UNHELD = _script("""\
-local value = redis.call('HGET', blobs, ARGV[1])
-if not value or value ~= size_of(value) then return 0 end
-forget(ARGV[1], value)
-return 1
+local answer = {}
+for i = 1, #ARGV do
+  local value = redis.call('HGET', blobs, ARGV[i])
+  if value and value == size_of(value) then
+    forget(ARGV[i], value)
+    answer[#answer + 1] = ARGV[i]
+  end
+end
+return answer
 """)
 # group, then digest and last read of each
 LET_GO = _script("""\
@@ -197,13 +213,16 @@ class BlobTable:
         """See `ICacheIndex.forget_blob`."""
         await self._redis.run(FORGET, (), (codec.encode_digest(digest),))
 
-    async def forget_unused(self, entry: Entry) -> bool:
+    async def forget_unused(self, entries: Sequence[Entry]) -> Sequence[Digest]:
         """See `ICacheIndex.forget_unused`."""
-        return await self._redis.run(FORGET, (), (codec.encode_digest(entry.digest), entry.used)) == 1
+        words = [word for entry in entries for word in (codec.encode_digest(entry.digest), entry.used)]
+        reply = await self._redis.run(FORGET_UNUSED, (), words)
+        return [self._digest(item) for item in self._list(reply, "answer about what is forgotten")]
 
-    async def forget_unheld(self, digest: Digest) -> bool:
+    async def forget_unheld(self, digests: Sequence[Digest]) -> Sequence[Digest]:
         """See `IGroupIndex.forget_unheld`."""
-        return await self._redis.run(FORGET_UNHELD, (), (codec.encode_digest(digest),)) == 1
+        reply = await self._redis.run(FORGET_UNHELD, (), _words(digests))
+        return [self._digest(item) for item in self._list(reply, "answer about what is forgotten")]
 
     async def adopt(self, entries: Sequence[Entry]) -> None:
         """See `ICacheIndex.adopt`."""

@@ -22,7 +22,7 @@ which the length tells: that halves what a blob costs.
 ==========================  ======  ===========================================================
 
 A media type comes from outside, even out of JSON, and may hold any character: it stands last, and is encoded
-so that every Python string survives.
+so that every Python string survives. The usual ones are long, and there is one with each link: they have short names.
 """
 
 from collections.abc import Iterable
@@ -42,6 +42,19 @@ GROUPS = PREFIX + "groups"
 PINS = PREFIX + "pins"
 DAY = 24 * 60 * 60
 _ALGORITHMS = {32: "sha256", 64: "sha512"}
+# Layers, configs and manifests of images. Never change the name of one, nor use it for another.
+_SHORT = {
+    "application/vnd.oci.image.layer.v1.tar+gzip": "~l",
+    "application/vnd.oci.image.layer.v1.tar+zstd": "~z",
+    "application/vnd.oci.image.config.v1+json": "~c",
+    "application/vnd.oci.image.manifest.v1+json": "~m",
+    "application/vnd.oci.image.index.v1+json": "~i",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip": "~L",
+    "application/vnd.docker.container.image.v1+json": "~C",
+    "application/vnd.docker.distribution.manifest.v2+json": "~M",
+    "application/vnd.docker.distribution.manifest.list.v2+json": "~I",
+}
+_LONG = {short: media_type for media_type, short in _SHORT.items()}
 SETTINGS = PREFIX + "settings"
 SETTINGS_VERSION = PREFIX + "settings-version"
 
@@ -67,7 +80,7 @@ def bucket_key(key: str) -> str:
 
 
 def encode_tag(record: TagRecord) -> bytes:
-    text = f"{record.digest} {record.size} {record.checked!r} {record.media_type}"
+    text = f"{record.digest} {record.size} {record.checked!r} {_short(record.media_type)}"
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -75,22 +88,31 @@ def decode_tag(value: bytes) -> TagRecord | None:
     """The record, or None for what `encode_tag` cannot have written."""
     try:
         digest, size, checked, media_type = value.decode("utf-8", "surrogatepass").split(" ", 3)
-        return TagRecord(Digest(digest), media_type, int(size), float(checked))
+        return TagRecord(Digest(digest), _long(media_type), int(size), float(checked))
     except ValueError:
         return None
 
 
 def encode_link(link: Link, now: float) -> bytes:
-    return f"{link.size} {int(now // DAY)} {link.media_type}".encode("utf-8", "surrogatepass")
+    return f"{link.size} {int(now // DAY)} {_short(link.media_type)}".encode("utf-8", "surrogatepass")
 
 
 def decode_link(value: bytes) -> Link | None:
     """The link, or None for what `encode_link` cannot have written."""
     try:
         size, day, media_type = value.decode("utf-8", "surrogatepass").split(" ", 2)
-        return Link(media_type, int(size), int(day) * DAY)
+        return Link(_long(media_type), int(size), int(day) * DAY)
     except ValueError:
         return None
+
+
+def _short(media_type: str) -> str:
+    # What looks like a short name without being one gets a sign before it.
+    return _SHORT.get(media_type) or (f"={media_type}" if media_type.startswith(("~", "=")) else media_type)
+
+
+def _long(text: str) -> str:
+    return _LONG.get(text) or text.removeprefix("=")
 
 
 def encode_digest(digest: Digest) -> bytes:

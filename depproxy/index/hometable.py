@@ -14,7 +14,7 @@ from depproxy.oci.reference import InvalidTag, Reference, Tag
 
 LINKS_PER_COMMAND = 500
 # How many fields or members a step of a scan takes, about.
-SCAN_COUNT = 500
+SCAN_COUNT = 100
 
 # A home that has tags or links is known, and with it its group: or nobody would find them again. Whoever is the first
 # to write there has read there.

@@ -146,8 +146,8 @@ class ICacheIndex(Interface):
         """Up to `count` entries, those with the longest unused first, but for the first `skip` of them; as of the last
         flush."""
 
-    async def forget_unused(entry: Entry) -> bool:
-        """Forget the blob, unless it was used since `entry` was read; whether it was forgotten."""
+    async def forget_unused(entries: Sequence[Entry]) -> Sequence[Digest]:
+        """Forget these blobs, but for those that were used since their entries were read. Which ones were forgotten."""
 
     async def known(digests: Sequence[Digest]) -> Mapping[Digest, int]:
         """The sizes of those that have an entry."""
@@ -197,8 +197,8 @@ class IGroupIndex(Interface):
         """The group holds these no more, but for those that it has read since they were asked for. Those that no group
         holds then; they are still known."""
 
-    async def forget_unheld(digest: Digest) -> bool:
-        """Forget the blob, unless a group holds it; whether it was forgotten."""
+    async def forget_unheld(digests: Sequence[Digest]) -> Sequence[Digest]:
+        """Forget these blobs, but for those that a group holds. Which ones were forgotten."""
 
     async def count_homes(group: str) -> int:
         """How many homes the group has. O(1)."""

@@ -144,8 +144,8 @@ class RedisIndex:
     async def coldest(self, count: int, skip: int = 0) -> Sequence[Entry]:
         return await self._blobs.coldest(count, skip)
 
-    async def forget_unused(self, entry: Entry) -> bool:
-        return await self._blobs.forget_unused(entry)
+    async def forget_unused(self, entries: Sequence[Entry]) -> Sequence[Digest]:
+        return await self._blobs.forget_unused(entries)
 
     async def known(self, digests: Sequence[Digest]) -> Mapping[Digest, int]:
         return await self._blobs.known(digests)
@@ -180,8 +180,8 @@ class RedisIndex:
     async def let_go(self, group: str, entries: Sequence[Entry]) -> Sequence[Digest]:
         return await self._blobs.let_go(group, entries)
 
-    async def forget_unheld(self, digest: Digest) -> bool:
-        return await self._blobs.forget_unheld(digest)
+    async def forget_unheld(self, digests: Sequence[Digest]) -> Sequence[Digest]:
+        return await self._blobs.forget_unheld(digests)
 
     async def count_homes(self, group: str) -> int:
         return await self._homes.count_homes(group)

@@ -35,8 +35,12 @@ save ""
 appendonly yes
 appendfsync everysec
 aof-load-truncated yes
+# Commands take five times as long to be loaded as the data that they make: the file is written anew early.
+auto-aof-rewrite-percentage 10
+# Digests cannot be compressed.
+rdbcompression no
 maxmemory-policy noeviction
-# A digest has 71 bytes: small hashes stay compact.
+# A media type may be long: small hashes stay compact.
 hash-max-ziplist-value 256
 """
 

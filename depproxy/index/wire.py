@@ -107,21 +107,53 @@ async def dial(endpoint: IStreamClientEndpoint) -> Wire:
     return Wire(await cast(Awaitable[Any], endpoint.connect(_Factory())))
 
 
+class _Protocol(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # it has no types
+    """
+    Reads in one go what has arrived. txredisapi itself leaves to the reactor after each part of a reply, and so to all
+    requests that there are: a reply of a hundred parts takes a hundred turns of a busy reactor.
+    """
+
+    why: Failure | None = None
+    line_mode = 1
+
+    def __init__(self) -> None:
+        # By default it would turn the tag 0123 into the number 123, and bytes into str.
+        super().__init__(charset=None, convertNumbers=False)
+        self._received = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        received, at = self._received + data, 0
+        while True:
+            if self.line_mode:
+                end = received.find(b"\r\n", at)
+                if end < 0:
+                    break
+                # A bulk's head ends the line mode, and sets its length, with the line end behind it.
+                line, at = received[at:end], end + 2
+                self.lineReceived(line.decode())
+            elif len(received) - at >= self.bulk_length:
+                bulk = received[at : at + self.bulk_length - 2]
+                at += self.bulk_length
+                self.line_mode = 1
+                self.bulkDataReceived(bulk)
+            else:
+                break
+        self._received = received[at:]
+        if self.line_mode and len(self._received) > self.MAX_LENGTH:
+            self.transport.abortConnection()
+
+    def connectionLost(self, why: Failure) -> None:
+        # txredisapi tells nobody why, and TLS tells of a wrong certificate here alone.
+        self.why = why
+        super().connectionLost(why)
+
+
 class _Factory(Factory):
     noisy = False
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        # By default txredisapi would turn the tag 0123 into the number 123, and bytes into str.
-        protocol = txredisapi.BaseRedisProtocol(charset=None, convertNumbers=False)
+        protocol = _Protocol()
         protocol.factory = self
-        lost = protocol.connectionLost
-
-        def connection_lost(why: Failure) -> None:
-            # txredisapi tells nobody why, and TLS tells of a wrong certificate here alone.
-            protocol.why = why
-            lost(why)
-
-        protocol.connectionLost = connection_lost
         return protocol
 
 

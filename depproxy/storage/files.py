@@ -11,7 +11,7 @@ Layout, below the root::
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -107,8 +107,8 @@ class FileStore:
     def sweep(self, now: float) -> "Deferred[int]":
         return self._run(self._sweep, now)
 
-    def remove(self, digest: Digest) -> "Deferred[None]":
-        return self._run(Path(self._path(digest)).unlink, True)
+    def remove(self, digests: Sequence[Digest]) -> "Deferred[Mapping[Digest, OSError]]":
+        return self._run(self._remove, digests)
 
     def shard(self, number: int) -> "Deferred[Sequence[StoredFile]]":
         return self._run(self._shard, number)
@@ -191,6 +191,17 @@ class FileStore:
         }
         system = os.statvfs(self._root)
         return Room(beside, system.f_blocks * system.f_frsize, system.f_bavail * system.f_frsize)
+
+    def _remove(self, digests: Sequence[Digest]) -> Mapping[Digest, OSError]:
+        stay: dict[Digest, OSError] = {}
+        for digest in digests:
+            try:
+                os.unlink(self._path(digest))
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                stay[digest] = error
+        return stay
 
     def _missing(self, digests: Sequence[Digest]) -> Sequence[Digest]:
         return [digest for digest in digests if self.contains(digest) is None]

@@ -111,9 +111,9 @@ class IBlobStore(Interface):
     def sweep(now: float) -> "Deferred[int]":
         """Remove leftovers older than a day; fires with how many files went."""
 
-    def remove(digest: Digest) -> "Deferred[None]":
-        """Take a stored blob's name away; who has it open reads on. One that is absent is no error. Fails with
-        OSError."""
+    def remove(digests: Sequence[Digest]) -> "Deferred[Mapping[Digest, OSError]]":
+        """Take the names of stored blobs away, in this order; who has one open reads on. Those that stay, and why. One
+        that is absent does not stay."""
 
     def shard(number: int) -> "Deferred[Sequence[StoredFile]]":
         """What is stored in one of the `SHARDS`, in no order. Fails with OSError."""
