@@ -216,12 +216,12 @@ class BlobTable:
     async def forget_unused(self, entries: Sequence[Entry]) -> Sequence[Digest]:
         """See `ICacheIndex.forget_unused`."""
         words = [word for entry in entries for word in (codec.encode_digest(entry.digest), entry.used)]
-        reply = await self._redis.run(FORGET_UNUSED, (), words)
+        reply = await self._redis.run(FORGET_UNUSED, (), words) if words else []
         return [self._digest(item) for item in self._list(reply, "answer about what is forgotten")]
 
     async def forget_unheld(self, digests: Sequence[Digest]) -> Sequence[Digest]:
         """See `IGroupIndex.forget_unheld`."""
-        reply = await self._redis.run(FORGET_UNHELD, (), _words(digests))
+        reply = await self._redis.run(FORGET_UNHELD, (), _words(digests)) if digests else []
         return [self._digest(item) for item in self._list(reply, "answer about what is forgotten")]
 
     async def adopt(self, entries: Sequence[Entry]) -> None:
