@@ -62,7 +62,7 @@ class Keeping:
         self.evictor = Evictor(index, index, entries, uses, pins, remover, background, *_limits(settings), metrics)
         self.expirer = Expirer(index, index, tags, links, uses, pins, remover, background, ttl, metrics)
         self.purges = Purges(Purger(index, index, contents, tags, links, uses, remover), background)
-        self.reconciler = Reconciler(store, index, entries, uses, background, metrics)
+        self.reconciler = Reconciler(store, index, entries, uses, remover, background, metrics)
         inventory = Inventory(index, index, contents, lambda: _limits(self._settings)[1], ttl, self._groups)
         usage = UsageFace(store, index, index, lambda: _limits(self._settings)[0])
         collector = Collector(

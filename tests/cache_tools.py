@@ -263,7 +263,7 @@ class Cache:
         )
         self.purges = Purges(self.purger, self.background)
         self.reconciler = Reconciler(
-            self.place.store, self.index, self.entries, self.uses, self.background, self.metrics
+            self.place.store, self.index, self.entries, self.uses, self.remover, self.background, self.metrics
         )
 
         # Bytes, of all and by group.

@@ -68,6 +68,8 @@ class MemoryIndex:
         # By group: the last read of each blob that it holds, and of each of its homes.
         self._held: dict[str, dict[Digest, int]] = {}
         self._homes: dict[str, dict[Home, int]] = {}
+        # What the last group has let go of.
+        self._let_go: set[Digest] = set()
         self._pins: set[tuple[Home, Reference]] = set()
         self._buckets = LocalBuckets(now)
         self.asked: list[tuple[str, str]] = []
@@ -149,7 +151,7 @@ class MemoryIndex:
     async def scan(self, cursor: str) -> tuple[str, Mapping[Digest, Holding]]:
         await self._ask()
         after, digests = _page(sorted(self._sizes), cursor)
-        return after, {digest: Holding(self._sizes[digest], frozenset(self._holders(digest))) for digest in digests}
+        return after, {digest: self._holding(digest) for digest in digests}
 
     async def groups(self) -> Mapping[str, Share]:
         return (await self.sums()).groups
@@ -192,8 +194,7 @@ class MemoryIndex:
 
     async def holdings(self, digests: Sequence[Digest]) -> Mapping[Digest, Holding]:
         await self._ask()
-        known = [digest for digest in digests if digest in self._sizes]
-        return {digest: Holding(self._sizes[digest], frozenset(self._holders(digest))) for digest in known}
+        return {digest: self._holding(digest) for digest in digests if digest in self._sizes}
 
     async def let_go(self, group: str, entries: Sequence[Entry]) -> Sequence[Digest]:
         await self._ask()
@@ -201,7 +202,9 @@ class MemoryIndex:
         free = [entry.digest for entry in entries if held.get(entry.digest) == entry.used]
         for digest in free:
             held.pop(digest, None)
-        return [digest for digest in dict.fromkeys(free) if not self._holders(digest)]
+        unheld = [digest for digest in dict.fromkeys(free) if not self._holders(digest)]
+        self._let_go.update(unheld)
+        return unheld
 
     async def forget_unheld(self, digests: Sequence[Digest]) -> Sequence[Digest]:
         await self._ask()
@@ -274,15 +277,20 @@ class MemoryIndex:
     def _read(self, digest: Digest, when: int, homes: Iterable[Home]) -> None:
         self.used[digest] = max(self.used.get(digest, when), when)
         for home in homes:
+            self._let_go.discard(digest)
             for table, key in (self._held, digest), (self._homes, home):
                 known: dict[Any, int] = table.setdefault(home.group, {})
                 known[key] = max(known.get(key, when), when)
+
+    def _holding(self, digest: Digest) -> Holding:
+        return Holding(self._sizes[digest], frozenset(self._holders(digest)), digest in self._let_go)
 
     def _holders(self, digest: Digest) -> list[str]:
         return [group for group, held in self._held.items() if digest in held]
 
     def _forget(self, digest: Digest) -> None:
         self._sizes.pop(digest, None)
+        self._let_go.discard(digest)
         self.used.pop(digest, None)
         for held in self._held.values():
             held.pop(digest, None)

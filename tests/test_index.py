@@ -314,10 +314,29 @@ class IndexSuite:
         assert await self.index.let_go(HOME.group, entries) == [A]
         assert await self.index.let_go(HOME.group, entries) == []
         assert await self.index.groups() == {"acme/tools": Share(0, 0), "acme": Share(1, 5)}
-        assert await self.index.holdings([A, B]) == {A: Holding(5, frozenset()), B: Holding(5, frozenset({"acme"}))}
+        assert await self.index.holdings([A, B]) == {
+            A: Holding(5, frozenset(), let_go=True),
+            B: Holding(5, frozenset({"acme"})),
+        }
         assert await self.index.known([A, B]) == {A: 5, B: 5}
         assert await self.index.forget_unheld([A, A, B]) == [A]
         assert await self.index.totals() == (1, 5)
+
+    async def test_what_was_let_go_can_be_held_again(self) -> None:
+        await self.index.put_blob(A, 5, [HOME])
+        await self.index.let_go(HOME.group, await self.index.coldest_of(HOME.group, 5))
+        await self.index.put_blob(A, 7, [])
+        await self.index.adopt([Entry(A, 9, 1)])
+        assert await self.index.holdings([A]) == {A: Holding(9, frozenset(), let_go=True)}
+        self.index.touch(OTHER, A)
+        await self.index.flush()
+        assert await self.index.holdings([A]) == {A: Holding(9, frozenset({"acme"}))}
+        assert await self.index.forget_unheld([A]) == []
+        assert await self.index.let_go("acme", await self.index.coldest_of("acme", 5)) == [A]
+        await self.index.put_blob(A, 9, [HOME, OTHER])
+        assert await self.index.holdings([A]) == {A: Holding(9, frozenset({"acme", "acme/tools"}))}
+        await self.index.put_blob(B, 1, [])
+        assert await self.index.holdings([B]) == {B: Holding(1, frozenset())}
 
     async def test_thousands_of_groups_hold_one_blob(self) -> None:
         homes = [Home(f"company/department/team-{number}", "docker.io", Name("a")) for number in range(10_000)]

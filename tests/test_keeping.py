@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from twisted.internet.defer import Deferred
 from twisted.logger import globalLogPublisher
 
 from depproxy.cache import expiry, purge
@@ -576,7 +577,7 @@ class KeepingToQuotas(KeepingTestCase):
             asking = Outcome(self.cache.manifests.get(HOME, PARTS[0][0]))
             self.cache.evictor.resize(1, {})
             jobs = threads.jobs[:2]
-            assert [job.name for job in jobs] == ["_read", "unlink"]
+            assert [job.name for job in jobs] == ["_read", "_remove"]
             del threads.jobs[:2]
             jobs[0].run()
             for job in (jobs[told_first], jobs[1 - told_first]):
@@ -666,11 +667,16 @@ class Purging(KeepingTestCase):
 
     def test_who_leaves_does_not_end_it(self) -> None:
         self.pull(HOME, 0)
-        turn = self.cache.uses.removing
-        assert Outcome(turn.acquire()).value is turn
+        gate: Deferred[None] = Deferred()
+
+        async def another() -> None:
+            await gate
+
+        turn = Outcome(self.cache.uses.removing.run(another))
         Outcome(self.cache.purges.carry_out("alice", "acme")).leave()
         assert self.held("acme") == set(PARTS[0])
-        turn.release()
+        gate.callback(None)
+        assert turn.value is None
         assert self.held("acme") == set()
 
     def test_an_order_that_cannot_be_carried_out(self) -> None:
@@ -682,6 +688,23 @@ class Purging(KeepingTestCase):
         # It is forgotten, and so can be ordered again.
         assert Outcome(self.cache.purges.order("alice", "acme")).value
         assert self.log.count("alice has ordered a purge of group acme") == 2
+
+    def test_what_was_let_go_of_and_not_removed(self) -> None:
+        """A crash between: the sweep removes it, and nothing else that nobody holds."""
+        self.pull(HOME, 0)
+        self.pull(HOME, 2)
+        adopted = Digest.of(b"adopted")
+        Outcome(self.place.store.write(adopted, b"adopted")).value  # noqa: B018
+        held = Outcome(self.index.coldest_of("acme", 100)).value
+        assert len(Outcome(self.index.let_go("acme", held)).value) == len(held)
+        read(self.cache, HOME, again := PARTS[2][1])
+        source = Outcome(self.cache.blobs.open(HOME, reading := PARTS[0][1])).value
+        self.cache.reconciler.sweep()
+        assert {entry.digest for entry in Outcome(self.index.coldest(100)).value} == {adopted, again, reading}
+        source.close()
+        assert self.removed("expired")[0] == len(held) - 2
+        self.cache.reconciler.sweep()
+        assert self.is_here(adopted)
 
     def test_an_order_that_is_given_again(self) -> None:
         orders: list[tuple[Home | None, Reference | None]] = [

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from depproxy.cache.background import Background
 from depproxy.cache.entries import Entries
 from depproxy.cache.paging import pages
+from depproxy.cache.removal import Remover
 from depproxy.cache.uses import Uses
 from depproxy.index.interface import Entry, ICacheIndex, IndexUnavailable
 from depproxy.metrics import Metrics
@@ -62,6 +63,7 @@ class Reconciler:
         index: ICacheIndex,
         entries: Entries,
         uses: Uses,
+        remover: Remover,
         background: Background,
         metrics: Metrics,
     ) -> None:
@@ -69,6 +71,7 @@ class Reconciler:
         self._index = index
         self._entries = entries
         self._uses = uses
+        self._remover = remover
         self._background = background
         self._metrics = metrics
         self._turn = DeferredLock()
@@ -117,6 +120,9 @@ class Reconciler:
             async for entries in pages(self._index.scan):
                 if self._stopped:
                     break
+                let_go = {digest: holding.size for digest, holding in entries.items() if holding.let_go}
+                if repair and let_go:
+                    await self._uses.removing.run(self._remover.finish, let_go)
                 missing = await self._store.missing(list(entries))
                 for digest in await self._uses.removing.run(self._forget, missing, repair):
                     forgotten += 1

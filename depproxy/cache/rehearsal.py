@@ -95,12 +95,12 @@ class RehearsedIndex:
             if all(digest in self._released.get(holder, {}) for holder in holding.groups)
         ]
 
-    async def forget_unheld(self, digest: Digest) -> bool:
-        (holding,) = (await self._groups.holdings([digest])).values()
-        return self._forget(digest, holding.size)
+    async def forget_unheld(self, digests: Sequence[Digest]) -> Sequence[Digest]:
+        holdings = await self._groups.holdings(digests)
+        return [self._forget(digest, holding.size) for digest, holding in holdings.items()]
 
-    async def forget_unused(self, entry: Entry) -> bool:
-        return self._forget(entry.digest, entry.size)
+    async def forget_unused(self, entries: Sequence[Entry]) -> Sequence[Digest]:
+        return [self._forget(entry.digest, entry.size) for entry in entries]
 
     async def forget_home(self, home: Home, used: int | None = None) -> bool:
         """Nothing."""
@@ -112,10 +112,10 @@ class RehearsedIndex:
     async def forget_tag(self, home: Home, tag: Tag) -> None:
         """Nothing."""
 
-    def _forget(self, digest: Digest, size: int) -> bool:
+    def _forget(self, digest: Digest, size: int) -> Digest:
         self._gone[digest] = size
         self._everything.drop(digest)
-        return True
+        return digest
 
 
 class RehearsedRemover(Remover):
@@ -124,5 +124,5 @@ class RehearsedRemover(Remover):
     def tell(self, removed: Removed) -> None:
         """Nothing."""
 
-    async def _follow(self, digest: Digest, size: int, why: Why) -> bool:
-        return True
+    async def _follow(self, forgotten: Sequence[Digest], sizes: Mapping[Digest, int], why: Why) -> Sequence[int]:
+        return [sizes[digest] for digest in forgotten]

@@ -98,6 +98,12 @@ class Remover:
         unheld = await self._groups.let_go(group, entries)
         return await self._follow(await self._groups.forget_unheld(unheld), sizes, why)
 
+    async def finish(self, let_go: Mapping[Digest, int]) -> Sequence[int]:
+        """Remove what the last group has let go of, where that was interrupted: digests and sizes. Those of what is
+        gone."""
+        free = [digest for digest in let_go if not self.busy(digest)]
+        return await self._follow(await self._groups.forget_unheld(free), let_go, Why.EXPIRED)
+
     async def _follow(self, forgotten: Sequence[Digest], sizes: Mapping[Digest, int], why: Why) -> Sequence[int]:
         """The entries are gone; now the files. The sizes of those that are gone."""
         # A purge stops at no reader; but who has read since it began may be of another group, which holds it now.

@@ -18,7 +18,8 @@ from depproxy.oci.digest import Digest, InvalidDigest
 # How many entries a step of the scan takes, about.
 SCAN_COUNT = 100
 
-# The value of a blob is its size, then the groups that hold it, each after a space.
+# The value of a blob is its size, then the groups that hold it, each after a space; or one space alone, where the last
+# group has let go of it: it is to be removed, also if that was interrupted.
 SHARED = (
     f"local P = '{codec.PREFIX}'"
     + """
@@ -26,6 +27,7 @@ local blobs, used, total, groups = P .. 'blobs', P .. 'used', P .. 'bytes', P ..
 local function size_of(value) return string.match(value, '^%d+') end
 -- Redis takes -0 for no number.
 local function minus(size) return size == '0' and size or '-' .. size end
+local function unheld(value) return not string.find(value, ' [^ ]') end
 local function holders(value) return string.gmatch(value, ' (%S+)') end
 -- Only forward. (ZADD GT would do, from Redis 6.2 on.)
 local function later(key, member, when)
@@ -123,7 +125,7 @@ FORGET_UNHELD = _script("""\
 local answer = {}
 for i = 1, #ARGV do
   local value = redis.call('HGET', blobs, ARGV[i])
-  if value and value == size_of(value) then
+  if value and unheld(value) then
     forget(ARGV[i], value)
     answer[#answer + 1] = ARGV[i]
   end
@@ -138,9 +140,14 @@ for i = 2, #ARGV, 2 do
   if last and tonumber(last) == tonumber(ARGV[i + 1]) then
     local value = redis.call('HGET', blobs, ARGV[i])
     release(ARGV[i], value or '0', ARGV[1])
-    local left = value and without(value, ARGV[1])
-    if value then redis.call('HSET', blobs, ARGV[i], left) end
-    if left == size_of(left or '') then answer[#answer + 1] = ARGV[i] end
+    if value then
+      local left = without(value, ARGV[1])
+      if unheld(left) then
+        left = size_of(left) .. ' '
+        answer[#answer + 1] = ARGV[i]
+      end
+      redis.call('HSET', blobs, ARGV[i], left)
+    end
   end
 end
 return answer
@@ -301,9 +308,11 @@ class BlobTable:
         raise self._unexpected("entry", item)
 
     def _holding(self, value: Reply) -> Holding:
-        match value.split() if isinstance(value, bytes) else None:
-            case [size, *groups] if size.isdigit():
-                return Holding(int(size), frozenset(group.decode("utf-8", "replace") for group in groups))
+        if isinstance(value, bytes):
+            match value.split():
+                case [size, *groups] if size.isdigit():
+                    names = frozenset(group.decode("utf-8", "replace") for group in groups)
+                    return Holding(int(size), names, let_go=value.endswith(b" "))
         raise self._unexpected("size", value)
 
     def _list(self, reply: Reply, what: str) -> list[Reply]:

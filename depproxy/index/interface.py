@@ -75,10 +75,12 @@ class Share:
 
 @frozen
 class Holding:
-    """A stored blob of `size` bytes, and the groups that hold it."""
+    """A stored blob of `size` bytes, and the groups that hold it. `let_go` says that the last one that did holds it no
+    more: it is about to be removed, or somebody was interrupted."""
 
     size: int
     groups: frozenset[str]
+    let_go: bool = False
 
 
 @frozen
