@@ -5,7 +5,7 @@ repository; a PLACE is a home without its group. A DIGEST is the bytes of a dige
 which the length tells: that halves what a blob costs.
 
 ==========================  ======  ===========================================================
-``depproxy:schema``         string  the version of the layout, 2
+``depproxy:schema``         string  the version of the layout, 2; ``restoring`` until a backup is restored
 ``depproxy:2:tags:HOME``    hash    tag -> ``<digest> <size> <checked> <media type>``
 ``depproxy:2:links:HOME``   hash    DIGEST -> ``<size> <day> <media type>``
 ``depproxy:2:homes:GROUP``  zset    PLACE, scored by its last read (Unix seconds)
@@ -34,6 +34,10 @@ from depproxy.oci.reference import Name, Reference, parse_reference
 
 SCHEMA = 2
 SCHEMA_KEY = "depproxy:schema"
+# A pattern that all keys match, of whatever version.
+ALL = "depproxy:*"
+# What is there in place of a version while a backup is restored.
+RESTORING = "restoring"
 PREFIX = f"depproxy:{SCHEMA}:"
 BLOBS = PREFIX + "blobs"
 USED = PREFIX + "used"

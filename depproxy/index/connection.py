@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
@@ -10,6 +11,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from depproxy.index.address import Credentials
 from depproxy.index.interface import IncompatibleSchema, IndexUnavailable
 from depproxy.index.wire import Reply, ReplyError, Script, Wire, WireLost, Word, dial
 
@@ -214,3 +216,17 @@ def _bounded(reply: Deferred[Reply], seconds: float, clock: IReactorTime) -> Def
 
     timer = clock.callLater(seconds, expire)
     return reply.addBoth(settle)
+
+
+async def sign_in(wire: Wire, credentials: Credentials | None, database: int) -> None:
+    """What each new connection begins with. Raises `IndexUnavailable` where the credentials are refused."""
+    if credentials is not None:
+        user = () if credentials.username is None else (credentials.username,)
+        try:
+            await wire.send("AUTH", *user, credentials.password)
+        except ReplyError as error:
+            # An error may quote the command that it is about. Its code alone is safe to show.
+            code = re.match(r"(WRONGPASS|NOPERM|NOAUTH|LOADING|BUSY)\b", str(error))
+            raise IndexUnavailable(f"AUTH was refused{f' ({code[1]})' if code else ''}") from None
+    if database:
+        await wire.send("SELECT", database)

@@ -1,16 +1,18 @@
 """What the cache gets from the cache index, and the values that it holds."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from typing import Final, Literal, get_args
 from urllib.parse import quote
 
 from attrs import field, frozen
-from zope.interface import Interface
+from zope.interface import Attribute, Interface
 
 from depproxy.oci.digest import Digest
 from depproxy.oci.reference import Name, Reference, Tag
 
 MAX_PINS: Final = 10_000
+Kind = Literal["string", "hash", "set", "zset"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 
 class IndexUnavailable(Exception):
@@ -98,6 +100,59 @@ class SettingsTable:
 
     version: str
     groups: Mapping[str, Mapping[str, bytes]]
+
+
+def _fits(record: "Record", _attribute: object, items: tuple[bytes, ...]) -> None:
+    if (
+        (record.kind == "string" and len(items) != 1)
+        or (record.kind in ("hash", "zset") and len(items) % 2)
+        or not items
+    ):
+        raise ValueError(f"a {record.kind} of {len(items)} items")
+
+
+@frozen
+class Record:
+    """Something of what is kept under a key, of a backup. A string has one item, a hash its fields each with its value,
+    a set its members, a zset its members each with its score. Raises ValueError for what cannot be."""
+
+    key: bytes
+    kind: Kind
+    items: tuple[bytes, ...] = field(validator=_fits)
+
+
+class IIndexContents(Interface):
+    """All that the index holds, for a backup, but for token buckets and what follows from the rest."""
+
+    schema: int = Attribute("The version of the layout.")
+
+    def records() -> AsyncIterator[Record]:
+        """Everything, some hundred items at a time: the entries of blobs first. What is there all the while comes at
+        least once, as it is at some moment of that; the keys do not show the same moment.
+
+        Raises `IndexUnavailable`.
+        """
+
+
+class IIndexRestore(Interface):
+    """Replaces all that an index holds. Nobody else may use it meanwhile. Methods raise `IndexUnavailable`.
+
+    Until `end` has returned, no service takes the index for a whole one.
+    """
+
+    schema: int = Attribute("The version of the layout that records must be of.")
+
+    async def vacant() -> bool:
+        """Whether nothing is there that would be lost: it is empty, or was left by a restore without an end."""
+
+    async def begin() -> None:
+        """Remove everything."""
+
+    async def put(record: Record) -> None:
+        """One of the records of a backup, in their order."""
+
+    async def end() -> None:
+        """All are there: make them agree with each other, and the index whole."""
 
 
 class ICacheIndex(Interface):

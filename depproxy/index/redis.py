@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 
 from twisted.internet.defer import CancelledError, DeferredLock
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -16,7 +16,8 @@ from depproxy.index import codec
 from depproxy.index.address import Credentials
 from depproxy.index.blobtable import BlobTable
 from depproxy.index.buckets import Buckets
-from depproxy.index.connection import Connection
+from depproxy.index.connection import Connection, sign_in
+from depproxy.index.contents import Contents
 from depproxy.index.groupsettings import GroupSettingsTable
 from depproxy.index.hometable import HomeTable
 from depproxy.index.interface import (
@@ -27,9 +28,11 @@ from depproxy.index.interface import (
     ICacheIndex,
     IGroupIndex,
     IGroupSettings,
+    IIndexContents,
     IncompatibleSchema,
     IndexUnavailable,
     Link,
+    Record,
     SettingsTable,
     Share,
     Sums,
@@ -46,7 +49,7 @@ USES_PER_COMMAND = 500
 MAX_USES = 100_000
 
 
-@implementer(ICacheIndex, IGroupIndex, IBuckets, IGroupSettings)
+@implementer(ICacheIndex, IGroupIndex, IBuckets, IGroupSettings, IIndexContents)
 class RedisIndex:
     """`ICacheIndex`, and what else is kept beside it, on one Redis.
 
@@ -56,6 +59,7 @@ class RedisIndex:
     """
 
     _log = Logger()
+    schema = codec.SCHEMA
 
     def __init__(
         self,
@@ -81,6 +85,7 @@ class RedisIndex:
         self._sums = SumTable(self._redis, name)
         self._buckets = Buckets(self._redis, name, now)
         self._group_settings = GroupSettingsTable(self._redis, name)
+        self._contents = Contents(self._redis, name)
         self._uses = LastUse(MAX_USES)
         self._flushing = DeferredLock()
         self._flush_failed = False
@@ -225,6 +230,9 @@ class RedisIndex:
     async def write_settings(self, group: str, values: Mapping[str, bytes | None]) -> None:
         await self._group_settings.write(group, values)
 
+    def records(self) -> AsyncIterator[Record]:
+        return self._contents.records()
+
     def touch(self, home: Home, digest: Digest) -> None:
         self._uses.touch(home, digest, int(self._now()))
 
@@ -279,10 +287,7 @@ class RedisIndex:
 
     async def _prepare(self, wire: Wire) -> None:
         """What each new connection begins with."""
-        if self._credentials is not None:
-            await _authenticate(wire, self._credentials)
-        if self._database:
-            await wire.send("SELECT", self._database)
+        await sign_in(wire, self._credentials, self._database)
         await self._check_schema(wire)
         await self._check_policy(wire)
 
@@ -292,6 +297,10 @@ class RedisIndex:
             await wire.send("SET", codec.SCHEMA_KEY, codec.SCHEMA, "NX")
             found = await wire.send("GET", codec.SCHEMA_KEY)
         text = found.decode("utf-8", "replace") if isinstance(found, bytes) else repr(found)
+        if text == codec.RESTORING:
+            raise IncompatibleSchema(
+                f"the cache index at {self._name} is restored in part only: run depproxy restore again"
+            )
         if text != str(codec.SCHEMA):
             raise IncompatibleSchema(
                 f"the cache index at {self._name} has schema {text!r}, and this version of depproxy knows"
@@ -316,13 +325,3 @@ class RedisIndex:
                 policy=policy,
             )
         self._policy = policy
-
-
-async def _authenticate(wire: Wire, credentials: Credentials) -> None:
-    words = (credentials.password,) if credentials.username is None else (credentials.username, credentials.password)
-    try:
-        await wire.send("AUTH", *words)
-    except ReplyError as error:
-        # An error may quote the command that it is about. Its code alone is safe to show.
-        code = re.match(r"(WRONGPASS|NOPERM|NOAUTH|LOADING|BUSY)\b", str(error))
-        raise IndexUnavailable(f"AUTH was refused{f' ({code[1]})' if code else ''}") from None
