@@ -13,7 +13,7 @@ from depproxy.config.errors import ConfigError, mask
 from depproxy.config.gitlab import GitLabSettings
 from depproxy.config.load import load, upstream_option
 from depproxy.config.oidc import OidcRule, OidcSettings
-from depproxy.config.place import find_admin_socket
+from depproxy.config.place import find_admin_socket, find_data
 from depproxy.config.reload import taken_over
 from depproxy.config.roles import Role
 from depproxy.config.schedule import Schedule
@@ -55,6 +55,7 @@ __all__ = [
     "UserSettings",
     "WarmSettings",
     "find_admin_socket",
+    "find_data",
     "format_duration",
     "format_size",
     "image_names",

@@ -38,6 +38,16 @@ def find_admin_socket(path: Path | None, environ: Mapping[str, str]) -> Path:
     return default_socket(source, state_directory(environ))
 
 
+def find_data(path: Path, content: bytes, environ: Mapping[str, str]) -> Path:
+    """Where the data of a service is whose configuration file at ``path`` would have this content.
+
+    Nothing else in it need be right, and what it names need not be there. Raises ConfigError.
+    """
+    source = Source(os.fspath(path), Path(os.path.abspath(path)).parent)
+    storage = source.subtable(parse(source.name, content), "storage")
+    return _only(source, StorageSettings, storage, "storage", "path") if "path" in storage else state_directory(environ)
+
+
 def _only(source: Source, settings: type, table: Mapping[str, Any], *at: str) -> Path:
     name = at[-1]
     found: dict[str, Path] = source.read(at[:-1], partial(read_table, settings), {name: table[name]})
