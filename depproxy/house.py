@@ -41,6 +41,7 @@ from depproxy.storage.files import FileStore
 from depproxy.upstream.client import make_upstream
 from depproxy.upstream.upstreams import Upstreams
 from depproxy.web.addresses import Addresses
+from depproxy.web.admin.backup import BackupFace
 from depproxy.web.admin.ratelimit import RateLimitFace
 from depproxy.web.admin.site import AdminSite
 from depproxy.web.admin.status import Running, StatusFace
@@ -199,7 +200,9 @@ class House:
             self.blobs.fills,
             self.questions.holding_off,
         )
+        data = self.settings.storage.path
         faces = {
+            "backup": BackupFace(self.index, self.index, data).app.resource(),
             "status": StatusFace(running, self.index, self.upstreams, self.metrics, reactor).app.resource(),
             "ratelimit": RateLimitFace(self.upstreams, reactor).app.resource(),
             "warm": self.warm_face.app.resource(),

@@ -6,6 +6,7 @@ import click
 
 from depproxy import __version__
 from depproxy.cli.accounts import hash_password_command, user
+from depproxy.cli.backup import backup
 from depproxy.cli.check import check_config
 from depproxy.cli.clients import configure
 from depproxy.cli.command import example
@@ -16,6 +17,7 @@ from depproxy.cli.keys import keys
 from depproxy.cli.ls import inspect, ls
 from depproxy.cli.purge import pin, pins, purge, unpin
 from depproxy.cli.ratelimit import ratelimit
+from depproxy.cli.restore import restore
 from depproxy.cli.status import status
 from depproxy.cli.tokens import token
 from depproxy.cli.variables import ci_variables
@@ -59,6 +61,8 @@ for command in (
     user,
     token,
     keys,
+    backup,
+    restore,
     completion,
 ):
     main.add_command(command)
