@@ -180,8 +180,8 @@ class MemoryIndex:
         return True
 
     async def sizes(self, groups: Sequence[str]) -> Mapping[str, int]:
-        await self._ask()
-        return {group: sum(map(self._sizes.__getitem__, self._held.get(group, {}))) for group in groups}
+        shares = (await self.sums()).groups
+        return {group: shares[group].size if group in shares else 0 for group in groups}
 
     async def coldest_of(self, group: str, count: int, skip: int = 0) -> Sequence[Entry]:
         await self._ask()

@@ -10,6 +10,8 @@ from depproxy.oci.digest import Digest
 from depproxy.oci.reference import Tag
 
 PAGE = 1000
+# What is as it is; a flush does now what is done every few seconds.
+PASSED_ON = frozenset({"flush", "touched", "homes", "tags", "links", "pins"})
 
 
 class _Order:
@@ -36,10 +38,7 @@ class _Order:
 
 
 class RehearsedIndex:
-    """
-    The index, as it would be after what it was told to forget. What neither eviction nor expiry asks is the index's
-    own.
-    """
+    """The index, as far as eviction and expiry ask it, as it would be after what it was told to forget."""
 
     def __init__(self, index: ICacheIndex, groups: IGroupIndex) -> None:
         self._index = index
@@ -51,6 +50,9 @@ class RehearsedIndex:
         self._released: dict[str, dict[Digest, int]] = {}
 
     def __getattr__(self, name: str) -> Any:
+        # Nothing but these: what is new there may change the index.
+        if name not in PASSED_ON:
+            raise AttributeError(name)
         return getattr(self._index, name)
 
     async def totals(self) -> tuple[int, int]:
@@ -103,7 +105,7 @@ class RehearsedIndex:
         return [self._forget(entry.digest, entry.size) for entry in entries]
 
     async def forget_home(self, home: Home, used: int | None = None) -> bool:
-        """Nothing."""
+        """Nothing; it would be forgotten."""
         return True
 
     async def unlink(self, home: Home, digests: Sequence[Digest]) -> None:
