@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from twisted.web.resource import IResource
 
 from depproxy.cache.background import Background
+from depproxy.cache.check import Checker
 from depproxy.cache.collection import Collector
 from depproxy.cache.contents import Contents
 from depproxy.cache.entries import Entries
@@ -26,6 +27,7 @@ from depproxy.metrics import Metrics
 from depproxy.oci.digest import Digest
 from depproxy.storage.files import FileStore
 from depproxy.web.admin.du import UsageFace
+from depproxy.web.admin.fsck import CheckFace
 from depproxy.web.admin.gc import CollectFace
 from depproxy.web.admin.ls import InspectFace, ListFace
 from depproxy.web.admin.named import Named
@@ -79,6 +81,7 @@ class Keeping:
             ttl,
             time.time,
         )
+        checker = Checker(store, index, index, entries, uses, self.reconciler, remover)
         inspector = Inspector(index, index, contents)
         self.faces: Mapping[str, IResource] = {
             "ls": ListFace(inventory, index, named).app.resource(),
@@ -86,6 +89,7 @@ class Keeping:
             "inspect": InspectFace(inspector, named).app.resource(),
             "purge": PurgeFace(self.purges, inspector, named).app.resource(),
             "gc": CollectFace(collector).app.resource(),
+            "fsck": CheckFace(checker).app.resource(),
             "pins": PinFace(pins, inventory, named).app.resource(),
         }
 

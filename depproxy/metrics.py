@@ -9,7 +9,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 
 KINDS = ("manifest", "blob", "document")
 ENDS = ("done", "failed")
-REMOVALS = ("evicted", "expired", "purged")
+REMOVALS = ("evicted", "expired", "purged", "damaged")
 OUTCOMES = ("hit", "miss", "joined", "stale", "error")
 
 # A second series per counter, which no dashboard reads: when it was made.
@@ -91,7 +91,7 @@ class Metrics:
         self.removed_blobs = Counter(
             "depproxy_removed_blobs",
             "Blobs and manifests removed: evicted (to make room), expired (by a group's TTL policy), purged (by"
-            " command).",
+            " command), damaged (found by a check).",
             ["why"],
             registry=registry,
         )

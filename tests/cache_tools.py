@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from depproxy.cache.background import Background
 from depproxy.cache.blobs import Blobs
+from depproxy.cache.check import Checker
 from depproxy.cache.collection import Collector
 from depproxy.cache.contents import Contents
 from depproxy.cache.entries import Entries
@@ -269,6 +270,9 @@ class Cache:
         # Bytes, of all and by group.
         self.limit = self.max_size
         self.quotas: dict[str, float] = {}
+        self.checker = Checker(
+            self.place.store, self.index, self.index, self.entries, self.uses, self.reconciler, self.remover
+        )
         self.collector = Collector(
             self.place.store,
             self.index,

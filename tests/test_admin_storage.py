@@ -17,6 +17,7 @@ from depproxy.oci.reference import Tag
 from depproxy.web.admin.answers import AdminError, Document, written
 from depproxy.web.admin.ask import Ask
 from depproxy.web.admin.du import UsageFace
+from depproxy.web.admin.fsck import CheckFace
 from depproxy.web.admin.gc import CollectFace
 from depproxy.web.admin.ls import InspectFace, ListFace
 from depproxy.web.admin.named import Named
@@ -317,3 +318,26 @@ class Collecting(FaceTestCase):
                 }
             ]
         assert self.told(face.collect) == [{"dry_run": False, "removed": [], "adopted": 0, "forgotten": 0}]
+
+
+class Checking(FaceTestCase):
+    def test_what_is_found(self) -> None:
+        face = CheckFace(self.cache.checker)
+        pull(self.cache, HOME, 0)
+        size = sum(SIZES[digest] for digest in PARTS[0])
+        nothing = {"clean": True, "repair": False, "no_entry": 0, "no_file": 0, "sums_repaired": False}
+        assert self.told(face.check) == [{**nothing, "verified": None, "wrong_sums": []}]
+        digest = PARTS[0][1]
+        self.place.blob(digest).write_bytes(b"x" * SIZES[digest])
+        self.index.wrong[""] = 7
+        lines = self.told(face.check, verify=True)
+        found = {"found": "damaged", "digest": digest, "bytes": SIZES[digest], "repaired": False}
+        assert [line for line in lines if "found" in line] == [found]
+        verified = {"files": 3, "bytes": size, "damaged": 1, "done": 1.0}
+        assert lines[-2] == {"verified": verified}
+        sums = [{"group": None, "kept": size + 7, "counted": size}]
+        assert lines[-1] == {**nothing, "clean": False, "verified": verified, "wrong_sums": sums}
+        lines = self.told(face.check, verify=True, repair=True)
+        assert [line for line in lines if "found" in line] == [{**found, "repaired": True}]
+        assert (lines[-1]["clean"], lines[-1]["sums_repaired"]) == (False, True)
+        assert self.told(face.check, verify=True)[-1]["clean"]

@@ -306,6 +306,71 @@ def test_gc(double: Double) -> None:
     assert lines(run(double, "gc", "--dry-run")) == ["Nothing would go."]
 
 
+CHECKED: dict[str, Any] = {
+    "clean": True,
+    "repair": False,
+    "no_entry": 0,
+    "no_file": 0,
+    "verified": None,
+    "wrong_sums": [],
+    "sums_repaired": False,
+}
+DAMAGED = {"found": "damaged", "digest": DIGEST, "bytes": 5, "repaired": False}
+VERIFIED = {"files": 2000, "bytes": 3 << 20, "damaged": 1, "done": 0.5}
+
+
+def test_fsck_finds_nothing(double: Double) -> None:
+    tell(double, CHECKED)
+    assert lines(run(double, "fsck")) == ["All is right."]
+    assert asked(double) == ("POST /v1/fsck", {"verify": False, "repair": False})
+    tell(double, {"verified": VERIFIED}, {**CHECKED, "verified": VERIFIED, "wrong_sums": None})
+    result = run(double, "fsck", "--verify")
+    assert lines(result) == ["2,000 files are read, 3.0 MiB.", "All is right."]
+    assert result.stderr.startswith("The sums are not compared: the cache changed all the while.")
+
+
+def test_fsck_finds_something(double: Double) -> None:
+    sums = [{"group": None, "kept": 1007, "counted": 1000}, {"group": "acme", "kept": 1, "counted": 2}]
+    tell(double, DAMAGED, {**CHECKED, "clean": False, "wrong_sums": sums})
+    result = run(double, "fsck", "--verify")
+    assert (result.exit_code, result.stdout.splitlines()) == (
+        1,
+        [
+            f"{DIGEST} has other bytes than its digest says",
+            "The sum of all sizes is 1,007 in the index, and 1,000 by its entries",
+            "The sum of the sizes of group acme is 1 in the index, and 2 by its entries",
+            "3 things are wrong; --repair puts them right.",
+        ],
+    )
+
+
+def test_fsck_repairs(double: Double) -> None:
+    """Some of many findings are shown, the others counted; and what could not be repaired is said."""
+    found = [{**DAMAGED, "repaired": True}] * 22
+    last = {**CHECKED, "clean": False, "repair": True}
+    tell(double, *found, last)
+    result = run(double, "fsck", "--repair", "--verify")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
+        *[f"{DIGEST} has other bytes than its digest says: repaired"] * 20,
+        "2 others: has other bytes than its digest says",
+        "22 things were wrong, and are repaired.",
+    ]
+    assert asked(double)[1] == {"verify": True, "repair": True}
+    tell(double, DAMAGED, last)
+    result = run(double, "fsck", "--repair", "--verify")
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (1, "1 things are wrong; see the service's log.")
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_fsck_for_programs(double: Double, clean: bool) -> None:
+    steps = [DAMAGED, {"verified": VERIFIED}, {**CHECKED, "clean": clean, "done": True}]
+    tell(double, *steps)
+    result = run(double, "fsck", "--json")
+    assert result.exit_code == (0 if clean else 1)
+    assert [json.loads(line) for line in result.stdout.splitlines()] == steps
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [
@@ -322,6 +387,6 @@ def test_words_for_media_types(text: str, word: str) -> None:
     assert media_type(text) == word
 
 
-@pytest.mark.parametrize("command", ["ls", "du", "inspect", "purge", "pin", "unpin", "pins", "gc"])
+@pytest.mark.parametrize("command", ["ls", "du", "inspect", "purge", "pin", "unpin", "pins", "gc", "fsck"])
 def test_help_has_an_example(command: str) -> None:
     assert f"  depproxy {command}" in CliRunner().invoke(main, [command, "--help"]).stdout

@@ -28,16 +28,18 @@ BATCH = 100
 
 
 class Kind(StrEnum):
-    """How a file and its entry differ."""
+    """What is wrong with a blob: its file and its entry, or its bytes and its digest, do not agree."""
 
     NO_ENTRY = "no entry"
     NO_FILE = "no file"
     WRONG_SIZE = "wrong size"
+    DAMAGED = "damaged"
+    UNREADABLE = "unreadable"
 
 
 @frozen
 class Difference:
-    """A blob of whose file and entry only one is there, or which differ; `size` is the file's, if there is one."""
+    """A blob with which something is wrong; `size` is that of its file, or of its entry where there is none."""
 
     kind: Kind
     digest: Digest

@@ -24,6 +24,7 @@ class Why(StrEnum):
     EVICTED = "evicted"
     EXPIRED = "expired"
     PURGED = "purged"
+    DAMAGED = "damaged"
 
 
 @frozen
@@ -104,11 +105,22 @@ class Remover:
         free = [digest for digest in let_go if not self.busy(digest)]
         return await self._follow(await self._groups.forget_unheld(free), let_go, Why.EXPIRED)
 
+    async def discard(self, digest: Digest, size: int) -> bool:
+        """Remove a blob whose bytes are wrong, used or not; whether it is gone. The next pull fetches it again."""
+        await self._index.forget_blob(digest)
+        return bool(await self._follow([digest], {digest: size}, Why.DAMAGED))
+
+    def _found(self, digest: Digest, why: Why) -> bool:
+        """Whether somebody has found the file while the index was told, and it stays for him."""
+        if why is Why.DAMAGED:
+            # It is good for nobody.
+            return False
+        # A purge stops at no reader; but who has read since it began may be of another group, which holds it now.
+        return self._index.touched(digest) if why is Why.PURGED else self.busy(digest)
+
     async def _follow(self, forgotten: Sequence[Digest], sizes: Mapping[Digest, int], why: Why) -> Sequence[int]:
         """The entries are gone; now the files. The sizes of those that are gone."""
-        # A purge stops at no reader; but who has read since it began may be of another group, which holds it now.
-        used = self._index.touched if why is Why.PURGED else self.busy
-        busy = set(filter(used, forgotten))
+        busy = {digest for digest in forgotten if self._found(digest, why)}
         free = [digest for digest in forgotten if digest not in busy]
         for digest in free:
             self._forget(digest)
@@ -125,6 +137,5 @@ class Remover:
         self._metrics.removed_blobs.labels(why).inc(len(gone))
         self._metrics.removed_bytes.labels(why).inc(sum(gone))
         if busy:
-            # Somebody has found the file while the index was told.
             await self._index.adopt([Entry(digest, sizes[digest], int(self._now())) for digest in busy])
         return gone

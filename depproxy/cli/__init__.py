@@ -12,6 +12,7 @@ from depproxy.cli.clients import configure
 from depproxy.cli.command import example
 from depproxy.cli.completion import completion
 from depproxy.cli.du import du
+from depproxy.cli.fsck import fsck
 from depproxy.cli.gc import gc
 from depproxy.cli.keys import keys
 from depproxy.cli.ls import inspect, ls
@@ -52,6 +53,7 @@ for command in (
     unpin,
     pins,
     gc,
+    fsck,
     warm,
     ratelimit,
     ci_variables,

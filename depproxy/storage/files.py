@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from stat import S_ISREG
+from threading import Event
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -110,6 +111,14 @@ class FileStore:
     def remove(self, digests: Sequence[Digest]) -> "Deferred[Mapping[Digest, OSError]]":
         return self._run(self._remove, digests)
 
+    def verify(self, digest: Digest) -> "Deferred[bool | None]":
+        cancelled = Event()
+        outcome: Deferred[bool | None] = Deferred(lambda _: cancelled.set())
+        work = self._run(self._verify, digest, cancelled)
+        # Who has left is told nothing: what comes then is from a thread that was asked to stop.
+        work.addBoth(lambda result: None if outcome.called else outcome.callback(result))
+        return outcome
+
     def shard(self, number: int) -> "Deferred[Sequence[StoredFile]]":
         return self._run(self._shard, number)
 
@@ -135,6 +144,16 @@ class FileStore:
             path.unlink(missing_ok=True)
             return None
         return data
+
+    def _verify(self, digest: Digest, cancelled: Event) -> bool | None:
+        hasher = digest.hasher()
+        try:
+            with open(self._path(digest), "rb", buffering=0) as file:
+                while not cancelled.is_set() and (chunk := file.read(READ_SIZE)):
+                    hasher.update(chunk)
+        except FileNotFoundError:
+            return None
+        return hasher.hexdigest() == digest.encoded
 
     def _write(self, digest: Digest, data: bytes) -> None:
         fd, name = tempfile.mkstemp(dir=self._incoming)

@@ -111,6 +111,10 @@ class IBlobStore(Interface):
     def sweep(now: float) -> "Deferred[int]":
         """Remove leftovers older than a day; fires with how many files went."""
 
+    def verify(digest: Digest) -> "Deferred[bool | None]":
+        """Whether the stored bytes have their digest; None where there are none. Reads all of them, in a thread, which
+        ends soon when this is cancelled. Fails with OSError."""
+
     def remove(digests: Sequence[Digest]) -> "Deferred[Mapping[Digest, OSError]]":
         """Take the names of stored blobs away, in this order; who has one open reads on. Those that stay, and why. One
         that is absent does not stay."""

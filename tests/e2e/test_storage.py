@@ -45,6 +45,11 @@ def pull(proxy: Proxy, repository: str, manifest: images.Manifest, tag: str = "1
     return outcomes
 
 
+def redis(proxy: Proxy, *words: str) -> None:
+    """A command for the private Redis."""
+    run("redis-cli", "-s", str(proxy.data / "redis" / "redis.sock"), *words)
+
+
 def size_of(manifest: images.Manifest) -> int:
     return len(manifest.body) + sum(len(blob.data) for blob in manifest.blobs)
 
@@ -197,3 +202,47 @@ def test_garbage_while_clients_pull(proxy: Proxy, registry: Registry) -> None:
     assert answer(proxy, "gc", "--dry-run")["forgotten"] == 1
     assert answer(proxy, "gc")["forgotten"] == 1
     assert answer(proxy, "gc")["forgotten"] == 0
+
+
+def test_a_file_that_is_lost_and_one_that_is_damaged(proxy: Proxy, hub: Hub, registry: Registry) -> None:
+    """Under the running service, as a restore from a backup or a failing disk leaves them: then the pull is right."""
+    manifest = registry.push("team/broken", images.sized(4 * MIB, "broken"), "1")
+    pull(proxy, "team/broken", manifest)
+    assert command(proxy, "fsck", "--verify").stdout.splitlines()[-1] == "All is right."
+    config, layer = manifest.blobs
+    blobs = proxy.data / "blobs" / "sha256"
+    paths = {blob.digest: blobs / blob.digest[7:9] / blob.digest[7:] for blob in manifest.blobs}
+    paths[config.digest].unlink()
+    data = bytearray(layer.data)
+    data[2 * MIB] ^= 1
+    paths[layer.digest].write_bytes(data)
+    redis(proxy, "INCRBY", "depproxy:2:bytes", "12345")
+    done = command(proxy, "fsck", check=False)
+    assert done.returncode == 1
+    assert f"{config.digest} has an entry in the index, and no file\n" in done.stdout
+    assert layer.digest not in done.stdout
+    assert done.stdout.endswith("2 things are wrong; --repair puts them right.\n")
+    done = command(proxy, "fsck", "--verify", "--repair", check=False)
+    assert done.returncode == 1
+    assert f"{config.digest} has an entry in the index, and no file: repaired\n" in done.stdout
+    assert f"{layer.digest} has other bytes than its digest says: repaired\n" in done.stdout
+    assert "The sum of all sizes is " in done.stdout
+    assert done.stdout.endswith("3 things were wrong, and are repaired.\n")
+    assert command(proxy, "fsck", "--verify").returncode == 0
+    assert answer(proxy, "du")["total"] == {"blobs": 1, "bytes": len(manifest.body)}
+    hub.reset()
+    assert pull(proxy, "team/broken", manifest) == {"miss"}
+    assert hub.cost()["GET blob"] == 2
+    assert pull(proxy, "team/broken", manifest) == {"hit"}
+
+
+def test_a_check_while_clients_pull(proxy: Proxy, registry: Registry) -> None:
+    """What comes while it looks is nothing wrong, and nobody waits for it."""
+    manifests = [registry.push(f"team/check{n}", images.sized(4 * MIB, f"check{n}"), "1") for n in range(6)]
+    with ThreadPoolExecutor(3) as pool:
+        pulls = [pool.submit(pull, proxy, f"team/check{n}", manifest) for n, manifest in enumerate(manifests)]
+        while not all(one.done() for one in pulls):
+            command(proxy, "fsck", "--verify", "--repair")
+        for one in pulls:
+            assert one.result() == {"miss"}
+    assert command(proxy, "fsck", "--verify").stdout.splitlines()[-1] == "All is right."
