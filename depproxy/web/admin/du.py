@@ -28,7 +28,7 @@ class UsageFace:
 
     @app.tells("/v1/du")
     async def usage(self, ask: Ask, progress: Progress) -> Document:
-        """All sums. With a million entries it takes some seconds, while others are served."""
+        """All sums. With a million entries it takes about ten seconds, while others are served."""
         await self._index.flush()
         counted, sums = await count(self._index), await self._groups.sums()
         room = await self._store.measure()
