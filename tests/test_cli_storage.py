@@ -287,7 +287,13 @@ def test_gc(double: Double) -> None:
     }
     expired = {**evicted, "why": "expired", "group": "acme", "blobs": 7, "removed": 0, "repositories": 1}
     nothing = {**expired, "group": "other", "blobs": 0, "repositories": 0}
-    document = {"dry_run": False, "removed": [expired, nothing, evicted], "adopted": 1, "forgotten": 2}
+    document = {
+        "dry_run": False,
+        "removed": [expired, nothing, evicted],
+        "adopted": 1,
+        "forgotten": 2,
+        "interrupted": {"removed": 0, "removed_bytes": 0},
+    }
     tell(double, document)
     result = run(double, "gc")
     assert lines(result) == [
@@ -301,7 +307,10 @@ def test_gc(double: Double) -> None:
     assert lines(result)[-1] == "1 files have no entry in the index, 2 entries have no file."
     assert (asked(double)[1], result.stderr) == ({"dry_run": True}, "Nothing is changed.\n")
     assert json.loads(run(double, "gc", "--json").stdout) == document
-    tell(double, {"dry_run": False, "removed": [nothing], "adopted": 0, "forgotten": 0})
+    clean = {**document, "removed": [nothing], "adopted": 0, "forgotten": 0}
+    tell(double, {**clean, "interrupted": {"removed": 5, "removed_bytes": 3 << 20}})
+    assert lines(run(double, "gc"))[-1].split() == ["interrupted", "-", "-", "5", "3.0", "MiB", "-"]
+    tell(double, clean)
     assert lines(run(double, "gc")) == ["Nothing had to go."]
     assert lines(run(double, "gc", "--dry-run")) == ["Nothing would go."]
 

@@ -144,3 +144,15 @@ class Collecting(CacheTestCase):
         assert [removed.blobs for removed in collect(self.cache).removed] == [2]
         source.close()
         assert self.place.stored(PARTS[0][1]) == LAYERS[0]
+
+    def test_what_an_interrupted_run_has_left(self) -> None:
+        """It is removed, and is no entry without a file."""
+        pull(self.cache, HOME, 0)
+        held = Outcome(self.index.coldest_of("acme", 100)).value
+        assert len(Outcome(self.index.let_go("acme", held)).value) == 3
+        swept = Swept(0, 0, 3, sum(SIZES[digest] for digest in PARTS[0]))
+        assert Outcome(self.cache.collector.rehearse()).value.swept == swept
+        assert len(self.cache.place.files()) == 3
+        assert collect(self.cache).swept == swept
+        assert self.cache.place.files() == []
+        assert collect(self.cache).swept == Swept(0, 0)

@@ -48,10 +48,15 @@ class Difference:
 
 @frozen
 class Swept:
-    """So many files had no entry, or a wrong one; and so many entries had no file."""
+    """
+    So many files had no entry, or a wrong one; and so many entries had no file. So many blobs, of `size` bytes in sum,
+    were removed, of which the last group had let go before somebody was interrupted.
+    """
 
     adopted: int
     forgotten: int
+    removed: int = 0
+    size: int = 0
 
 
 class Reconciler:
@@ -111,6 +116,7 @@ class Reconciler:
 
     async def _compare(self, tell: Callable[[Difference], Awaitable[None]], repair: bool) -> Swept:
         adopted = forgotten = 0
+        removed: list[int] = []
         try:
             for number in range(SHARDS):
                 files = iter([] if self._stopped else await self._store.shard(number))
@@ -122,10 +128,16 @@ class Reconciler:
             async for entries in pages(self._index.scan):
                 if self._stopped:
                     break
-                let_go = {digest: holding.size for digest, holding in entries.items() if holding.let_go}
-                if repair and let_go:
-                    await self._uses.removing.run(self._remover.finish, let_go)
                 missing = await self._store.missing(list(entries))
+                let_go = {
+                    digest: holding.size
+                    for digest, holding in entries.items()
+                    if holding.let_go and digest not in missing and not self._remover.busy(digest)
+                }
+                if let_go and repair:
+                    removed += await self._uses.removing.run(self._remover.finish, let_go)
+                else:
+                    removed += let_go.values()
                 for digest in await self._uses.removing.run(self._forget, missing, repair):
                     forgotten += 1
                     await tell(Difference(Kind.NO_FILE, digest, entries[digest].size))
@@ -138,7 +150,7 @@ class Reconciler:
                 )
         if repair and adopted:
             self._entries.tell()
-        return Swept(adopted, forgotten)
+        return Swept(adopted, forgotten, len(removed), sum(removed))
 
     async def _adopt(self, files: Sequence[StoredFile], repair: bool) -> Sequence[Difference]:
         known = await self._index.known([file.digest for file in files])

@@ -18,7 +18,7 @@ def gc(service: Service, dry_run: bool, as_json: bool) -> None:
 
     What groups have not read for their ttl (once a day), what is above storage.max_size or a group's quota (at once),
     and entries of the index without a file (once a day). LET GO is what the group holds no more, and REMOVED what of
-    that no other group holds.
+    that no other group holds. What an earlier run had let go of when it was interrupted is removed, too.
     """
     answer = list(service.follow("gc", dry_run=dry_run))[-1]
     if as_json:
@@ -36,6 +36,9 @@ def gc(service: Service, dry_run: bool, as_json: bool) -> None:
         for removed in answer["removed"]
         if removed["blobs"] or removed["repositories"]
     ]
+    earlier = answer["interrupted"]
+    if earlier["removed"]:
+        rows.append(("interrupted", "-", "-", count(earlier, "removed"), size(earlier["removed_bytes"]), "-"))
     if rows:
         columns = ("WHY", "GROUP", "LET GO", "REMOVED", "SIZE", "REPOSITORIES FORGOTTEN")
         print_table(columns, rows, right=columns[2:])

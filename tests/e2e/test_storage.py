@@ -186,7 +186,7 @@ def test_garbage_while_clients_pull(proxy: Proxy, registry: Registry) -> None:
     pull(proxy, "team/old", old)
     proxy.configure(f'max_size = "100 MiB"\n[upstreams."docker.io"]\nurl = "{registry.url}"\n')
     said = answer(proxy, "gc", "--dry-run")
-    assert said == {"dry_run": True, "removed": [], "adopted": 0, "forgotten": 0}
+    assert (said["removed"], said["adopted"], said["forgotten"]) == ([], 0, 0)
     pull(proxy, "team/new", new)
     proxy.process.signal(signal.SIGHUP)
     with wire.Download(f"{proxy.repository('team/new')}/blobs/{new.layers[0].digest}") as download:

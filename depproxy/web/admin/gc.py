@@ -26,6 +26,7 @@ class CollectFace:
             "removed": [_removed(removed) for removed in found.removed],
             "adopted": found.swept.adopted,
             "forgotten": found.swept.forgotten,
+            "interrupted": {"removed": found.swept.removed, "removed_bytes": found.swept.size},
         }
 
 
