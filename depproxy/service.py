@@ -27,11 +27,11 @@ from depproxy.web.listen import described, with_backlog
 from depproxy.web.tls import make_endpoint
 
 SWEEP_INTERVAL = 60 * 60.0
-# How often files and index entries are compared, and the size of the cache is looked at beside each blob stored.
-RECONCILE_INTERVAL = 24 * 60 * 60.0
+# How often the size of the cache is looked at, beside each blob stored.
 EVICT_INTERVAL = 60.0
-# How often what groups have not read for their ttl, which is in days, is looked for.
-EXPIRE_INTERVAL = 24 * 60 * 60.0
+# Once in 24 of these files and index entries are compared, and what groups have not read for their ttl is looked for;
+# where the index was down, in the next of them.
+KEEP_INTERVAL = 60 * 60.0
 # Files that are open beside those of clients' connections: upstreams, fills, Redis, logs.
 RESERVED_FILES = 256
 # Why a start may fail that an operator can mend: told in one line, without a traceback.
@@ -77,14 +77,14 @@ class Depproxy(Service):
         self._started: Deferred[None] | None = None
         self._ready = False
         self._sweeping = LoopingCall(self._sweep)
-        self._reconciling = LoopingCall(self.house.keeping.reconciler.sweep)
+        self._keeping = LoopingCall(self._keep)
+        self._hours = 0
         self._evicting = LoopingCall(self.house.keeping.evictor.check)
-        self._expiring = LoopingCall(self.house.keeping.expirer.expire)
         for timer in self._timers():
             timer.clock = reactor
 
     def _timers(self) -> tuple[LoopingCall, ...]:
-        return self._sweeping, self._reconciling, self._evicting, self._expiring
+        return self._sweeping, self._keeping, self._evicting
 
     def startService(self) -> None:
         super().startService()
@@ -122,9 +122,8 @@ class Depproxy(Service):
         )
         self._ready = True
         self._tell("READY=1")
-        self._reconciling.start(RECONCILE_INTERVAL)
+        self._keeping.start(KEEP_INTERVAL)
         self._evicting.start(EVICT_INTERVAL)
-        self._expiring.start(EXPIRE_INTERVAL)
         self.house.schedules.replace(self.house.settings.warm)
 
     def _limit_connections(self) -> None:
@@ -230,6 +229,16 @@ class Depproxy(Service):
         else:
             if removed:
                 self._log.info("{count} leftover files removed", count=removed)
+
+    def _keep(self) -> None:
+        """What is due at the start and once a day, and in between what could not be done to its end."""
+        daily = self._hours % 24 == 0
+        self._hours += 1
+        keeping = self.house.keeping
+        if daily or keeping.reconciler.late:
+            keeping.reconciler.sweep()
+        if daily or keeping.expirer.late:
+            keeping.expirer.expire()
 
     def _hangup(self, signum: int, frame: object) -> None:
         self._reactor.callFromThread(self._reload)

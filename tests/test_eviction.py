@@ -440,5 +440,7 @@ class Evicting(CacheTestCase):
         self.index.available = False
         self.cache.reconciler.sweep()
         assert "not compared to the end" in self.log.lines[-1]
+        late = [self.cache.reconciler.late]
         self.index.available = True
         self.cache.reconciler.sweep()
+        assert [*late, self.cache.reconciler.late] == [True, False]

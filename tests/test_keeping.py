@@ -523,9 +523,11 @@ class Expiring(KeepingTestCase):
         self.index.available = False
         self.expire(acme=1)
         assert "is not expired to the end" in self.log.lines[-1]
+        late = [self.cache.expirer.late]
         assert self.errors("index") == 1
         self.index.available = True
         self.expire(acme=1)
+        assert [*late, self.cache.expirer.late] == [True, False]
         assert self.held("acme") == set()
 
     def test_one_at_a_time_and_none_after_the_stop(self) -> None:

@@ -130,6 +130,39 @@ class Expiring(SizeTestCase):
         assert (self.is_here(old), self.is_here(new)) == (False, True)
         assert (await self.numbers())['depproxy_removed_blobs_total{why="expired"}'] == 1
 
+    async def test_what_was_not_done_is_done_in_an_hour(self) -> None:
+        """And what was, in a day."""
+        registry = self.registry()
+        (digest,) = self.fill(registry, 1)
+        self.limit("unlimited", registry.url)
+        with self.file.open("a") as file:
+            file.write('[groups.local]\nttl = "90d"\n')
+        await self.start()
+        keeping = self.service.house.keeping
+        await until(lambda: not any(self.working()))
+        await self.pull(digest)
+        index = self.service.house.index
+        await index._redis.call("ZINCRBY", "depproxy:2:held:local", -91 * 86400, bytes.fromhex(digest.encoded))
+        for _ in range(2):
+            self.service._keep()
+            assert self.working() == [False, False]
+        keeping.expirer.late = True
+        self.service._keep()
+        assert self.working() == [True, False]
+        await until(lambda: not any(self.working()))
+        assert not self.is_here(digest)
+        for _ in range(20):
+            self.service._keep()
+            assert self.working() == [False, False]
+        self.service._keep()
+        assert self.working() == [True, True]
+        await until(lambda: not any(self.working()))
+
+    def working(self) -> list[bool]:
+        """Whether what groups have not read is looked for now, and whether files and entries are compared."""
+        keeping = self.service.house.keeping
+        return [keeping.expirer._running, keeping.reconciler._running]
+
 
 class KeepingToQuotas(SizeTestCase):
     async def test_a_part_of_the_cache(self) -> None:

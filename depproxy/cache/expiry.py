@@ -63,6 +63,8 @@ class Expirer:
         self._now = now
         self._turn = DeferredLock()
         self._running = self._stopped = False
+        # Whether the last run that was begun by itself has not come to its end.
+        self.late = False
 
     def expire(self) -> None:
         """Begin a run, unless one is under way."""
@@ -83,23 +85,26 @@ class Expirer:
     async def _run(self) -> None:
         try:
             await self.run()
+            self.late = False
         except IndexUnavailable as error:
+            self.late = True
             self._metrics.errors.labels("index").inc()
             self._log.warn("what groups have not read is not expired to the end: {error}", error=error)
         finally:
             self._running = False
 
     async def _expire_all(self, report: list[Removed]) -> None:
-        for group in await self._groups.groups():
+        groups = [group for group in await self._groups.groups() if self._ttl(group) is not None]
+        protected = await self._pins.protected() if groups else frozenset[Digest]()
+        for group in groups:
             ttl = self._ttl(group)
             if ttl is not None and not self._stopped:
-                report.append(await self._expire(group, self._now() - ttl))
+                report.append(await self._expire(group, self._now() - ttl, protected))
                 self._remover.tell(report[-1])
 
-    async def _expire(self, group: str, before: float) -> Removed:
+    async def _expire(self, group: str, before: float, protected: frozenset[Digest]) -> Removed:
         # Reads that wait to be written are the latest ones.
         await self._index.flush()
-        protected = await self._pins.protected()
         gone: list[int] = []
         let_go, passed, more = 0, 0, True
         while more and not self._stopped:

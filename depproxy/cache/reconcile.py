@@ -83,6 +83,8 @@ class Reconciler:
         self._metrics = metrics
         self._turn = DeferredLock()
         self._running = self._stopped = False
+        # Whether the last run that was begun by itself has not come to its end.
+        self.late = False
 
     def sweep(self) -> None:
         """Begin a sweep, unless one is under way."""
@@ -108,7 +110,9 @@ class Reconciler:
     async def _run(self) -> None:
         try:
             await self.run()
+            self.late = False
         except IndexUnavailable as error:
+            self.late = True
             self._metrics.errors.labels("index").inc()
             self._log.warn("files and cache index are not compared to the end: {error}", error=error)
         finally:
