@@ -176,7 +176,6 @@ class House:
         )
         # Told by who listens.
         self.listeners: list[str] = []
-        self.warm_face = WarmFace(self.warmer, settings.mirror.group)
         self._build_admin(reactor)
         self.tls = TLSContexts(settings.server.client_ca, time.time)
         self._authority = fingerprint(settings.server.client_ca)
@@ -205,7 +204,7 @@ class House:
             "backup": BackupFace(self.index, self.index, data).app.resource(),
             "status": StatusFace(running, self.index, self.upstreams, self.metrics, reactor).app.resource(),
             "ratelimit": RateLimitFace(self.upstreams, reactor).app.resource(),
-            "warm": self.warm_face.app.resource(),
+            "warm": WarmFace(self.warmer, self.keeping.named).app.resource(),
             **self.keeping.faces,
         }
         self.admin = AdminSite(faces, reactor)
@@ -236,7 +235,6 @@ class House:
         self.questions.negative_ttl = settings.cache.negative_ttl
         self.keeping.take_over(settings)
         self.warmer.names = image_names(settings.mirror, settings.upstreams)
-        self.warm_face.group = settings.mirror.group
         self.schedules.replace(settings.warm)
         self.documents.ttl = settings.cache.documents_ttl
         self.tokens.lifetime = settings.access.token_lifetime

@@ -60,7 +60,7 @@ class Keeping:
         contents = Contents(store, index)
         pins = Pins(index, contents)
         remover = Remover(store, index, index, uses, forget, metrics)
-        self._named = named = Named(image_names(settings.mirror, settings.upstreams), settings.mirror.group)
+        self.named = named = Named(image_names(settings.mirror, settings.upstreams), settings.mirror.group)
         self.evictor = Evictor(index, index, entries, uses, pins, remover, background, *_limits(settings), metrics)
         self.expirer = Expirer(index, index, tags, links, uses, pins, remover, background, ttl, metrics)
         self.purges = Purges(Purger(index, index, contents, tags, links, uses, remover), background)
@@ -96,8 +96,8 @@ class Keeping:
     def take_over(self, settings: Settings) -> None:
         """Other settings count from now on."""
         self._settings = settings
-        self._named.names = image_names(settings.mirror, settings.upstreams)
-        self._named.group = settings.mirror.group
+        self.named.names = image_names(settings.mirror, settings.upstreams)
+        self.named.group = settings.mirror.group
         self.evictor.resize(*_limits(settings))
 
     def _groups(self) -> set[str]:

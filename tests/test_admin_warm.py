@@ -10,9 +10,11 @@ from depproxy.cache.progress import Done, Failed, Layer, Order, Resolved, Resolv
 from depproxy.cache.progress import Progress as Step
 from depproxy.config import HOST_PLATFORMS
 from depproxy.oci.digest import Digest
+from depproxy.oci.image import ImageNames
 from depproxy.oci.platform import Platform
 from depproxy.web.admin.answers import AdminError, Document, written
 from depproxy.web.admin.ask import Ask
+from depproxy.web.admin.named import Named
 from depproxy.web.admin.progress import Progress
 from depproxy.web.admin.warm import Outbox, WarmFace
 from tests.cache_tools import Outcome
@@ -35,7 +37,7 @@ class Reader:
 class Face(WarmTestCase):
     def setUp(self) -> None:
         super().setUp()
-        self.face = WarmFace(self.warmer, "local")
+        self.face = WarmFace(self.warmer, Named(ImageNames("docker.io", {"docker.io": ()}), "local"))
         self.reader = Reader()
 
     def ask(self, **arguments: object) -> Outcome[Document]:

@@ -8,11 +8,11 @@ from depproxy.cache.progress import Progress as Step
 from depproxy.cache.together import together
 from depproxy.cache.warm import Warmer
 from depproxy.config import HOST_PLATFORMS
-from depproxy.config.names import group_path
 from depproxy.oci.platform import InvalidPlatform, parse_platforms
 from depproxy.web.admin.answers import AdminError, Document
 from depproxy.web.admin.application import AdminApplication
 from depproxy.web.admin.ask import Ask
+from depproxy.web.admin.named import Named
 from depproxy.web.admin.progress import Progress
 
 _EVENTS: dict[type[Step], str] = {
@@ -25,13 +25,13 @@ _EVENTS: dict[type[Step], str] = {
 
 
 class WarmFace:
-    """Warms for whoever asks. `group`, which counts where none is named, may be replaced at any time."""
+    """Warms for whoever asks."""
 
     app = AdminApplication()
 
-    def __init__(self, warmer: Warmer, group: str) -> None:
+    def __init__(self, warmer: Warmer, named: Named) -> None:
         self._warmer = warmer
-        self.group = group
+        self._named = named
 
     @app.tells("/v1/warm", "images", "group", "platforms")
     async def warm(self, ask: Ask, progress: Progress) -> Document:
@@ -60,16 +60,12 @@ class WarmFace:
         images = ask.texts("images")
         if not images:
             raise AdminError("images must name at least one image")
-        try:
-            group = group_path(ask.text("group") or self.group)
-        except ValueError as error:
-            raise AdminError(f"group {error}") from None
         texts = ask.texts("platforms")
         try:
             platforms = parse_platforms(texts) if texts else HOST_PLATFORMS
         except InvalidPlatform as error:
             raise AdminError(str(error)) from None
-        return Order(images, group, platforms)
+        return Order(images, self._named.group_of(ask), platforms)
 
 
 class Outbox:
