@@ -30,9 +30,10 @@ class Plan:
     threads: int = 2
     small_blobs: int = 8
     slow_every: int = 10
-    # Blobs in the index, and how long requests are watched beside each work on them.
+    # Blobs in the index; how often, and for how long, requests are watched beside each work on them.
     scale: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
-    scale_seconds: int = 3
+    scale_watches: int = 6
+    scale_seconds: int = 2
 
 
 FULL = Plan(
@@ -66,5 +67,5 @@ QUICK = Plan(
     cold_limit=15,
     crowd_limit=8,
     scale=(1_000, 10_000),
-    scale_seconds=2,
+    scale_watches=1,
 )

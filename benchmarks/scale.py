@@ -17,6 +17,7 @@ from .plan import MIB, BenchError
 from .process import Server
 from .run import FAULTS, Run, Samples, fetch
 from .source import MANIFEST
+from .wrk import WrkResult
 
 ACCEPT = f"Accept: {MANIFEST}"
 # Blobs that one eviction takes away, and of one that is to last as long as requests are watched: for each second.
@@ -31,19 +32,18 @@ START = "start until ready"
 MEMORY = "Redis memory of a blob with its link and tags"
 EVICTION = "1,000 blobs evicted"
 BESIDE = "1,000 blobs evicted, beside full load"
-QUIET = "cached manifests, 99% within"
-EVICTING = "the same while blobs are evicted, to without"
-SWEEPING = "the same while files and index are compared, to without"
-EXPIRING = "the same while groups expire, too, to without"
+QUIET, RATE = "cached manifests, 99% within", "cached manifests"
+EVICTING, SWEEPING, EXPIRING = "eviction", "the sweep", "the sweep and expiry"
 FIGURES: Sequence[tuple[Any, ...]] = (
     (START, "s", Target(5)),
     (MEMORY, "bytes", Target(600)),
     (EVICTION, "s", Target(2)),
     (BESIDE, "s", Target(2)),
     (QUIET, "ms"),
-    (EVICTING, "x", Target(1.1)),
-    (SWEEPING, "x", Target(1.1)),
-    (EXPIRING, "x", Target(1.1)),
+    (f"{QUIET}: beside {EVICTING}, to without", "x", Target(1.1)),
+    *((f"{QUIET}: beside {work}, to without", "x") for work in (SWEEPING, EXPIRING)),
+    (RATE, "1/s"),
+    *((f"{RATE}: beside {work}, to without", "x") for work in (EVICTING, SWEEPING, EXPIRING)),
 )
 
 
@@ -60,7 +60,7 @@ class Step:
     samples: Samples
     blobs: int
     folder: Path
-    quiet: list[float] = field(factory=list)
+    seen: dict[str, list[WrkResult]] = field(factory=dict)
     now: int = field(factory=lambda: int(time.time()))
 
     def add(self, measure: str, value: float) -> None:
@@ -83,16 +83,12 @@ class Step:
         # It has no entry: once files and index are compared, that is told.
         Files(self.folder / "data").make(coldest(1, MIB, self.now, -1).blobs)
         with self._started() as server:
-            sweeping = self._watched(server)
+            self._watch(server, SWEEPING)
             server.told("files had no entry", limit=SWEEP_LIMIT)
             self._evict(server)
         with self._started(EXPIRES) as server:
-            expiring = self._watched(server)
-        quiet = statistics.median(self.quiet)
-        for measure, values in (SWEEPING, sweeping), (EXPIRING, expiring):
-            for value in values:
-                self.add(measure, value / quiet)
-        self.tell(SWEEPING, EXPIRING)
+            self._watch(server, EXPIRING)
+        self._compare()
 
     @contextlib.contextmanager
     def _started(self, more: str = "") -> Iterator[Server]:
@@ -118,31 +114,43 @@ class Step:
         for repository in contents(self.blobs, self.now):
             files.link(repository.blobs)
 
-    def _p99(self, server: Server) -> float:
-        """Milliseconds within which 99% of the requests for a cached manifest are answered."""
+    def _seen(self, server: Server, work: str) -> None:
+        """Ask for a cached manifest as often as it goes, once for the plan's seconds, while depproxy does that work."""
         plan = evolve(self.run.plan, seconds=self.run.plan.scale_seconds)
-        result = wrk.run(self.run.wrk, plan, server.base, [self.run.data.image.digest_path], ACCEPT)
-        if result.p99 is None:
-            raise BenchError("wrk told no latencies")
-        return result.p99
+        path = self.run.data.image.digest_path
+        self.seen.setdefault(work, []).append(wrk.run(self.run.wrk, plan, server.base, [path], ACCEPT))
 
-    def _watched(self, server: Server) -> list[float]:
-        return [self._p99(server) for _ in range(self.run.plan.rounds)]
+    def _watch(self, server: Server, work: str) -> None:
+        for _ in range(self.run.plan.scale_watches):
+            self._seen(server, work)
+
+    def _compare(self) -> None:
+        """What requests felt of each work."""
+        quiet = self.seen[QUIET]
+        late, many = statistics.median(map(_p99, quiet)), statistics.median(map(_rate, quiet))
+        for one in quiet:
+            self.add(QUIET, _p99(one))
+            self.add(RATE, _rate(one))
+        self.tell(QUIET, RATE)
+        for work in EVICTING, SWEEPING, EXPIRING:
+            slower, fewer = (f"{what}: beside {work}, to without" for what in (QUIET, RATE))
+            for one in self.seen[work]:
+                self.add(slower, _p99(one) / late)
+                self.add(fewer, _rate(one) / many)
+            self.tell(slower, fewer)
 
     def _evict(self, server: Server) -> None:
         """Blobs that were read longer ago than all others go, by and by."""
-        plan = self.run.plan
-        rounds, long = plan.rounds, EVICTED_PER_SECOND * plan.scale_seconds
-        waiting = self._coldest([EVICTED] * rounds + [long] * rounds)
+        rounds, watches = self.run.plan.rounds, self.run.plan.scale_watches
+        waiting = self._coldest([EVICTED] * rounds + [EVICTED_PER_SECOND * self.run.plan.scale_seconds] * watches)
         for _ in range(rounds):
             self.add(EVICTION, self._end(server, *self._begin(server, *next(waiting))))
-        for _ in range(rounds):
-            self.quiet.append(self._p99(server))
-            self.add(QUIET, self.quiet[-1])
+        for _ in range(watches):
+            self._seen(server, QUIET)
             going = self._begin(server, *next(waiting))
-            self.add(EVICTING, self._p99(server) / self.quiet[-1])
+            self._seen(server, EVICTING)
             self.add(BESIDE, self._end(server, *going))
-        self.tell(EVICTION, BESIDE, QUIET, EVICTING)
+        self.tell(EVICTION, BESIDE)
 
     def _begin(self, server: Server, block: Repository, limit: int) -> tuple[Repository, float, int]:
         """Lower the limit; the block, when that was, and where the log ended then."""
@@ -171,7 +179,19 @@ class Step:
                 files.make(block.blobs)
                 redis.fill([block])
                 found.append((block, math.ceil(rest / LOW_MARK / MIB)))
+            # That Redis writes its file anew is no part of an eviction.
+            redis.settle()
         return reversed(found)
+
+
+def _p99(seen: WrkResult) -> float:
+    if seen.p99 is None:
+        raise BenchError("wrk told no latencies")
+    return seen.p99
+
+
+def _rate(seen: WrkResult) -> float:
+    return seen.requests_per_second
 
 
 def scale(run: Run) -> list[Figure]:
