@@ -19,12 +19,12 @@ def step(turns: Turns) -> tuple[Deferred[str], Outcome[str]]:
     return work, Outcome(turns.run(run))
 
 
-def test_a_rest_as_long_as_the_step() -> None:
+def test_a_rest_twice_as_long_as_the_step() -> None:
     clock = Clock()
     work, outcome = step(Turns(clock))
     clock.advance(0.2)
     work.callback("done")
-    clock.advance(0.19)
+    clock.advance(0.39)
     assert outcome.waits
     clock.advance(0.02)
     assert outcome.value == "done"
@@ -63,7 +63,8 @@ def test_one_step_at_a_time_and_others_while_one_rests() -> None:
     # Its own time is none: it has waited only.
     assert (begun, two.value) == ([1], 2)
     assert one.waits
-    clock.advance(0.3)
+    # The rest is not as long as two such steps.
+    clock.advance(LONGEST_REST)
     assert one.value == "done"
 
 

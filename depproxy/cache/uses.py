@@ -12,14 +12,15 @@ from depproxy.oci.digest import Digest
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# The longest rest (seconds) after a turn.
+# How much longer than a step the rest after it is, and the longest one (seconds).
+REST = 2
 LONGEST_REST = 0.5
 
 
 class Turns:
     """
-    Work in steps, one step of all such work at a time. Nobody waits for it, so after each step it rests as long as that
-    took, which is longer the more requests there are.
+    Work in steps, one step of all such work at a time. Nobody waits for it, so after each step it rests twice as long as
+    that took, which is longer the more requests there are.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -33,7 +34,7 @@ class Turns:
             result = await function(*args, **kwargs)
             took = self._clock.seconds() - begin
         if took > 0:
-            await deferLater(self._clock, min(took, LONGEST_REST))
+            await deferLater(self._clock, min(took * REST, LONGEST_REST))
         return result
 
 
