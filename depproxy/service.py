@@ -53,7 +53,7 @@ class Depproxy(Service):
     The running service.
 
     `load` reads the configuration anew for a reload. `reactor` is the reactor. `fatal` is told, in one line, why a
-    start failed.
+    start failed. `settled` is called before the first request, when all that stays is there.
     """
 
     _log = Logger()
@@ -66,12 +66,14 @@ class Depproxy(Service):
         reactor: Any,
         environ: Mapping[str, str],
         fatal: Callable[[str], None],
+        settled: Callable[[], None],
     ) -> None:
         self.house = House(settings, reactor, environ)
         self._load = load
         self._reactor = reactor
         self._environ = environ
         self._fatal = fatal
+        self._settled = settled
         self._ports: list[IListeningPort] = []
         self._admin_port: IListeningPort | None = None
         self._started: Deferred[None] | None = None
@@ -108,6 +110,7 @@ class Depproxy(Service):
         if not self.running:
             self.house.owners.stop()
             return
+        self._settled()
         self._sweeping.start(SWEEP_INTERVAL)
         self._admin_port = admin_socket.listen(self._reactor, self.house.settings.server.admin_socket, self.house.admin)
         for description in self.house.settings.server.listen:

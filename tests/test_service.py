@@ -52,6 +52,8 @@ class ServiceTestCase(WebTestCase):
         self.environ: dict[str, str] = {"PATH": os.environ["PATH"], "TMPDIR": str(self.data)}
         self.listening: list[str] = []
         self.fatal: list[str] = []
+        # The number of listeners that there were when the service was told to be complete.
+        self.settled: list[int] = []
         # A service that does not handle it must not end the test run.
         self.addCleanup(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN))
 
@@ -68,7 +70,11 @@ class ServiceTestCase(WebTestCase):
 
     def make(self, listen: tuple[str, ...] = LISTEN) -> Depproxy:
         self.listen_strings = listen
-        self.service = Depproxy(self.load(), self.load, REACTOR, self.environ, self.fatal.append)
+
+        def settled() -> None:
+            self.settled.append(len(self.listening))
+
+        self.service = Depproxy(self.load(), self.load, REACTOR, self.environ, self.fatal.append, settled)
         self.addCleanup(self.release, self.service)
         self.addCleanup(self.stop)
         return self.service
@@ -78,6 +84,7 @@ class ServiceTestCase(WebTestCase):
         service.startService()
         await until(lambda: self.has_logged("is ready: http") or self.fatal)
         assert self.fatal == []
+        assert self.settled[-1] == 0
         return service
 
     def stop(self) -> Deferred[None] | None:
@@ -173,6 +180,7 @@ class Starting(ServiceTestCase):
         first = await self.start()
         self.make().startService()
         assert "in use by another depproxy" in self.fatal[0]
+        assert len(self.settled) == 1
         await self.service.stopService()
         self.service = first
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ from twisted.python.usage import UsageError
 from depproxy import __version__
 from depproxy.config import ConfigError, Settings
 from depproxy.service import Depproxy
-from depproxy.tap import Options, makeService
+from depproxy.tap import Options, makeService, settle
 
 ROOT = Path(__file__).parent.parent
 TWISTD = str(Path(sys.executable).with_name("twistd"))
@@ -351,3 +352,12 @@ def test_open_files(tmp_path: Path, start: Callable[..., Running], hard: str, wa
     assert next(line.split()[3:5] for line in lines if line.startswith("Max open files")) == [hard, hard]
     # Three files for each connection, beside 256 for everything else.
     assert (f"only 299 clients can connect at a time, because only {hard} files may be open" in running.log) == warned
+
+
+def test_what_is_there_at_the_start_is_no_garbage() -> None:
+    before = gc.get_freeze_count()
+    try:
+        settle()
+        assert gc.get_freeze_count() > before
+    finally:
+        gc.unfreeze()
