@@ -1,7 +1,7 @@
 """What looks after the storage, built from its settings: a part of the house."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 
 from twisted.web.resource import IResource
 
@@ -60,7 +60,9 @@ class Keeping:
         contents = Contents(store, index)
         pins = Pins(index, contents)
         remover = Remover(store, index, index, uses, forget, metrics)
-        self.named = named = Named(image_names(settings.mirror, settings.upstreams), settings.mirror.group)
+        self.named = named = Named(
+            image_names(settings.mirror, settings.upstreams), settings.mirror.group, _groups(settings)
+        )
         self.evictor = Evictor(index, index, entries, uses, pins, remover, background, *_limits(settings), metrics)
         self.expirer = Expirer(index, index, tags, links, uses, pins, remover, background, ttl, metrics)
         self.purges = Purges(Purger(index, index, contents, tags, links, uses, remover), background)
@@ -98,11 +100,19 @@ class Keeping:
         self._settings = settings
         self.named.names = image_names(settings.mirror, settings.upstreams)
         self.named.group = settings.mirror.group
+        self.named.groups = _groups(settings)
         self.evictor.resize(*_limits(settings))
 
     def _groups(self) -> set[str]:
         """Those that are configured, and the mirror's."""
         return {*self._settings.groups, self._settings.mirror.group}
+
+
+def _groups(settings: Settings) -> Set[str] | None:
+    """Those from which, and below which, somebody may pull; None where others say that."""
+    if settings.access.gitlab is not None or settings.access.oidc:
+        return None
+    return {*settings.groups, settings.mirror.group}
 
 
 def _limits(settings: Settings) -> tuple[float, dict[str, float]]:

@@ -284,6 +284,17 @@ class Pinning(FaceTestCase):
             f"{ALPINE}:t0 is not pinned for group acme; `depproxy pins` shows what is",
         )
 
+    def test_a_group_from_which_nobody_pulls(self) -> None:
+        named = Named(ImageNames("docker.io", {"docker.io": ()}), "acme", {"acme", "other"})
+        face = PinFace(self.cache.pins, self.cache.inventory, named)
+        message = "there is no group acmee; there are acme, other"
+        assert self.refusal(face.pin, image="alpine:t0", group="acmee") == (400, message)
+        for group in ("acme", "other", "acme/below"):
+            assert self.answer(face.pin, image="alpine:t0", group=group)["group"] == group
+        # What is there can be taken away, whatever has become of the group.
+        named.groups = {"other"}
+        assert self.answer(face.unpin, image="alpine:t0")["group"] == "acme"
+
     def test_there_are_so_many_and_no_more(self) -> None:
         for number in range(MAX_PINS):
             assert Outcome(self.index.pin(HOME, Tag(f"x{number}"))).value

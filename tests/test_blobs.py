@@ -71,6 +71,55 @@ class BlobsTestCase(CacheTestCase):
         return f"GET {NAME} blobs/{self.digest}"
 
 
+class Damaged(BlobsTestCase):
+    """Files that have not the size that manifests tell."""
+
+    def test_a_file_that_was_cut_is_fetched_again(self) -> None:
+        self.link()
+        self.store()
+        for size in (1000, 0):
+            self.place.blob(self.digest).write_bytes(self.data[:size])
+            opened = self.open()
+            self.stream.finish()
+            self.is_whole(opened, Answer.MISS)
+            self.close(opened)
+            assert self.asked() == [self.GET]
+            assert self.place.stored(self.digest) == self.data
+        self.is_whole(self.open(), Answer.HIT)
+        removed = self.cache.metrics.removed_bytes.labels("damaged")
+        assert removed._value.get() == 1000
+
+    def test_an_index_that_is_down(self) -> None:
+        self.link()
+        self.store()
+        self.place.blob(self.digest).write_bytes(b"x")
+        self.index.available = False
+        opened = self.open()
+        self.stream.finish()
+        self.is_whole(opened, Answer.MISS)
+
+    def test_a_manifest_that_lies(self) -> None:
+        """The blob is read once to see that, and stays."""
+        self.store()
+        self.link(size=4999)
+        for _ in range(2):
+            self.is_whole(self.open(), Answer.HIT)
+        assert [job.name for job in self.place.threads.jobs] == []
+        assert self.asked() == []
+
+    def test_one_that_cannot_be_removed(self) -> None:
+        self.link()
+        path = self.place.blob(self.digest)
+        self.store()
+        path.write_bytes(b"x")
+        path.parent.chmod(0o500)
+        self.addCleanup(path.parent.chmod, 0o700)
+        self.place.threads.error = PermissionError(1, "no")
+        error = self.open().error
+        assert isinstance(error, StorageError)
+        assert str(error) == f"the cache cannot read {self.digest}: no"
+
+
 class Opening(BlobsTestCase):
     def test_hit(self) -> None:
         self.link()

@@ -435,6 +435,14 @@ class Evicting(CacheTestCase):
         self.cache.reconciler.sweep()
         assert Outcome(self.index.totals()).value == (1, 10)
 
+    def test_a_file_of_a_wrong_size_is_removed(self) -> None:
+        digest, other = self.store(10, 20)
+        self.place.blob(digest).write_bytes(b"")
+        self.cache.reconciler.sweep()
+        assert self.here([digest, other]) == [False, True]
+        assert Outcome(self.index.totals()).value == (1, 20)
+        assert self.log.count(f"{digest} is damaged, and removed: it has 0 bytes instead of 10") == 1
+
     def test_a_sweep_without_the_index(self) -> None:
         self.store(10)
         self.index.available = False

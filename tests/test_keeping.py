@@ -103,11 +103,11 @@ class Holdings(RuleBasedStateMachine):
     def stored(self) -> set[Digest]:
         return {digest for digest in SIZES if self.store.contains(digest) is not None}
 
-    def protected(self) -> set[Digest]:
-        """What is pinned, as far as its tag is known and its manifest is here."""
+    def protected(self, *groups: str) -> set[Digest]:
+        """What these groups have pinned, as far as its tag is known and its manifest is here."""
         found: set[Digest] = set()
         for home, number in self.pins:
-            if Outcome(self.index.get_tag(home, TAGS[number])).value is not None:
+            if home.group in groups and Outcome(self.index.get_tag(home, TAGS[number])).value is not None:
                 found |= {*PARTS[number]} if PARTS[number][0] in self.stored() else {PARTS[number][0]}
         return found
 
@@ -180,7 +180,7 @@ class Holdings(RuleBasedStateMachine):
     @rule(group=groups, days=st.integers(1, 3))
     def expire(self, group: str, days: int) -> None:
         before = self.clock - days * DAY
-        protected = self.protected()
+        protected = self.protected(group)
         old = {digest for digest, last in self.held[group].items() if last < before and digest not in protected}
         self.cache.ttls.clear()
         self.cache.ttls[group] = days * DAY
@@ -200,7 +200,7 @@ class Holdings(RuleBasedStateMachine):
 
     @rule(limit=st.integers(100, 3000))
     def evict(self, limit: int) -> None:
-        used, protected = dict(self.index.used), self.protected()
+        used, protected = dict(self.index.used), self.protected(*GROUPS)
         size = sum(SIZES[digest] for digest in used)
         self.cache.evictor.resize(limit, {})
         self.cache.evictor.resize(float("inf"), {})
@@ -213,7 +213,7 @@ class Holdings(RuleBasedStateMachine):
 
     @rule(group=groups, limit=st.integers(100, 2000))
     def hold_to_quota(self, group: str, limit: int) -> None:
-        before, protected = dict(self.held[group]), self.protected()
+        before, protected = dict(self.held[group]), self.protected(group)
         size = sum(SIZES[digest] for digest in before)
         self.cache.evictor.resize(float("inf"), {group: limit})
         self.cache.evictor.resize(float("inf"), {})
@@ -604,6 +604,16 @@ class KeepingToQuotas(KeepingTestCase):
         Outcome(self.index.unpin(HOME, TAGS[0])).value  # noqa: B018
         self.cache.evictor.check()
         assert self.held("acme") == set()
+
+    def test_pins_are_the_groups_own(self) -> None:
+        for home in (HOME, NEIGHBOUR):
+            self.pull(home, 0)
+        Outcome(self.index.pin(HOME, TAGS[0])).value  # noqa: B018
+        self.cache.evictor.resize(float("inf"), {"other": 1})
+        assert (self.held("acme"), self.held("other")) == (set(PARTS[0]), set())
+        self.pull(NEIGHBOUR, 0)
+        self.cache.evictor.resize(1, {})
+        assert self.held("other") == set(PARTS[0])
 
     def test_a_pin_follows_its_tag(self) -> None:
         self.pull(HOME, 0)

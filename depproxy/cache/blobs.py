@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 
+from cachetools import LRUCache
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -21,13 +22,15 @@ from depproxy.cache.links import Links
 from depproxy.cache.shared import Shared
 from depproxy.cache.sources import FollowedBlob, StoredBlob
 from depproxy.cache.uses import Uses
-from depproxy.index.interface import Home, ICacheIndex, Link
+from depproxy.coalesce import Coalescer
+from depproxy.index.interface import Home, ICacheIndex, IndexUnavailable, Link
 from depproxy.metrics import Metrics
 from depproxy.oci.digest import Digest
 from depproxy.storage.interface import IBlobStore
 from depproxy.upstream.errors import Refused, Unavailable, UpstreamError
 from depproxy.upstream.interface import IUpstream, IUpstreams
 
+REMEMBERED = 10_000
 # What a registry that knows no HEAD for blobs may answer, beside a refusal: it is not in trouble.
 NO_HEADS = frozenset({500, 501})
 
@@ -63,6 +66,9 @@ class Blobs:
         self._tasks: dict[Fill, Deferred[None]] = {}
         # For whom each is under way: their groups will hold the blob.
         self._readers: dict[Fill, set[Home]] = {}
+        self._checks: Coalescer[Digest, bool] = Coalescer()
+        # Files that are right though a manifest names another size, by their own.
+        self._sound: LRUCache[Digest, int] = LRUCache(REMEMBERED)
         # The upstream stands for the credential in use: another one has to prove it anew.
         self._proofs: Shared[tuple[IUpstream, Home, Digest], Link | None] = Shared()
         self._proofs_by_get: Shared[tuple[IUpstream, Home, Digest], Link] = Shared()
@@ -80,6 +86,11 @@ class Blobs:
                 # The bytes are here for somebody else, and a HEAD that is refused proves nothing.
                 link = await self._prove_by_get(home, digest, deadline)
             opened = self._store.open(digest)
+            if opened is not None and link is not None and 0 <= link.size != opened.size:
+                opened.close()
+                if await self._damaged(digest, opened.size):
+                    continue
+                opened = self._store.open(digest)
             if opened is not None:
                 self._index.touch(home, digest)
                 return StoredBlob(opened, self._held(digest))
@@ -133,6 +144,33 @@ class Blobs:
             if not fill.verified:
                 task.cancel()
         await ended(self._tasks.values())
+
+    async def _damaged(self, digest: Digest, size: int) -> bool:
+        """Whether a file that is not as long as it should be has other bytes, too; then it is removed. It may be the
+        manifest that is wrong."""
+        return self._sound.get(digest) != size and await self._checks.join(digest, lambda: self._check(digest, size))
+
+    async def _check(self, digest: Digest, size: int) -> bool:
+        try:
+            damaged = await self._store.verify(digest) is False
+        except OSError as error:
+            raise StorageError(f"the cache cannot read {digest}: {error.strerror or error}") from error
+        if not damaged:
+            self._sound[digest] = size
+            return False
+        self._log.error("{digest} is damaged, and removed: it has {size} bytes", digest=digest, size=size)
+        try:
+            await self._index.forget_blob(digest)
+        except IndexUnavailable as error:
+            # Without a file, it is a miss.
+            self._log.warn("{digest} keeps its entry for now: {error}", digest=digest, error=error)
+            self._metrics.errors.labels("index").inc()
+        stays = (await self._store.remove([digest])).get(digest)
+        if stays is not None:
+            raise StorageError(f"the cache cannot remove {digest}, which is damaged: {stays.strerror or stays}")
+        self._metrics.removed_blobs.labels("damaged").inc()
+        self._metrics.removed_bytes.labels("damaged").inc(size)
+        return True
 
     def _held(self, digest: Digest) -> Callable[[], None]:
         """Keep the blob from being evicted until what this returns is called."""

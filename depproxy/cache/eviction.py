@@ -172,7 +172,10 @@ class Evictor:
         """Down to the low mark, if it is above its limit at all."""
         if (size := await pool.size()) <= limit:
             return
-        protected = await self._pins.protected()
+        pins = await self._pins.protected()
+        # A group's pins are no concern of another group's quota.
+        own = pins.values() if pool.group is None else [pins.get(pool.group, set())]
+        protected = frozenset[Digest]().union(*own)
         gone: list[int] = []
         let_go: list[Entry] = []
         passed: int | None = 0

@@ -7,7 +7,7 @@ the layers of other platforms, say, which a manifest names. Tags likewise.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
@@ -95,14 +95,14 @@ class Expirer:
 
     async def _expire_all(self, report: list[Removed]) -> None:
         groups = [group for group in await self._groups.groups() if self._ttl(group) is not None]
-        protected = await self._pins.protected() if groups else frozenset[Digest]()
+        protected = await self._pins.protected() if groups else {}
         for group in groups:
             ttl = self._ttl(group)
             if ttl is not None and not self._stopped:
-                report.append(await self._expire(group, self._now() - ttl, protected))
+                report.append(await self._expire(group, self._now() - ttl, protected.get(group, frozenset())))
                 self._remover.tell(report[-1])
 
-    async def _expire(self, group: str, before: float, protected: frozenset[Digest]) -> Removed:
+    async def _expire(self, group: str, before: float, protected: Set[Digest]) -> Removed:
         # Reads that wait to be written are the latest ones.
         await self._index.flush()
         gone: list[int] = []
@@ -114,7 +114,7 @@ class Expirer:
         return Removed(Why.EXPIRED, group, let_go, len(gone), sum(gone), forgotten)
 
     async def _let_go(
-        self, group: str, before: float, passed: int, protected: frozenset[Digest], gone: list[int]
+        self, group: str, before: float, passed: int, protected: Set[Digest], gone: list[int]
     ) -> tuple[int, int, bool]:
         """Let go of a batch. How many that were, how many stay in front of the rest, and whether there may be more."""
         entries = await self._groups.coldest_of(group, BATCH, passed)

@@ -1,6 +1,6 @@
 """Pins: images that are kept, however cold they are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from depproxy.cache.contents import Contents
 from depproxy.index.interface import MAX_PINS, Home, IGroupIndex
@@ -33,11 +33,12 @@ class Pins:
         """All pinned images, in the order of their names."""
         return sorted(await self._groups.pins(), key=lambda pin: (str(pin[0]), str(pin[1])))
 
-    async def protected(self) -> frozenset[Digest]:
-        """All that pinned images consist of now, as far as it is known here."""
-        found: set[Digest] = set()
+    async def protected(self) -> Mapping[str, Set[Digest]]:
+        """All that the pinned images of each group consist of now, as far as it is known here."""
+        found: dict[str, set[Digest]] = {}
         for home, reference in await self._groups.pins():
+            own = found.setdefault(home.group, set())
             root = await self._contents.root(home, reference)
-            if root is not None and root.digest not in found:
-                found |= (await self._contents.below(root)).keys()
-        return frozenset(found)
+            if root is not None and root.digest not in own:
+                own.update(await self._contents.below(root))
+        return found

@@ -166,12 +166,34 @@ class Reconciler:
             and file.digest not in self._uses
             and self._store.contains(file.digest) == file.size
         ]
-        if new and repair:
-            await self._index.adopt([Entry(file.digest, file.size, max(0, int(file.modified))) for file in new])
+        if repair:
+            wrong = [file for file in new if file.digest in known]
+            damaged = {file.digest for file in wrong if await self._discard(file, known[file.digest])}
+            whole = [file for file in new if file.digest not in damaged]
+            await self._index.adopt([Entry(file.digest, file.size, max(0, int(file.modified))) for file in whole])
         return [
             Difference(Kind.WRONG_SIZE if file.digest in known else Kind.NO_ENTRY, file.digest, file.size)
             for file in new
         ]
+
+    async def _discard(self, file: StoredFile, known: int) -> bool:
+        """Remove a file whose size is not that of its entry, where its bytes are not those of its digest; whether they
+        are not."""
+        try:
+            if await self._store.verify(file.digest) is not False:
+                return False
+        except OSError as error:
+            self._log.error("{digest} cannot be read: {error}", digest=file.digest, error=error)
+            self._metrics.errors.labels("storage").inc()
+            return False
+        self._log.error(
+            "{digest} is damaged, and removed: it has {size} bytes instead of {known}",
+            digest=file.digest,
+            size=file.size,
+            known=known,
+        )
+        await self._remover.discard(file.digest, file.size)
+        return True
 
     async def _forget(self, digests: Sequence[Digest], repair: bool) -> Sequence[Digest]:
         gone: list[Digest] = []

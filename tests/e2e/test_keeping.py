@@ -103,6 +103,32 @@ def test_purging_the_last_of_it(proxy: Proxy, hub: Hub, registry: Registry, dock
     assert proxy.metric("depproxy_cache_bytes") == 0
 
 
+def test_files_that_were_cut(proxy: Proxy, hub: Hub, registry: Registry, docker: Docker) -> None:
+    """As by a disk or a hand; one is found by who pulls, one by the sweep after a start."""
+    image = registry.push("team/cut", images.busybox("files that were cut"), "1")
+    name = f"{proxy.host}/acme/dependency_proxy/containers/team/cut:1"
+    assert pull(proxy.group("team/cut", "acme"), "1").is_exactly(image)
+    proxy.idle()
+    paths = [
+        proxy.data / "blobs" / "sha256" / hexed[:2] / hexed
+        for hexed in (blob.digest.removeprefix("sha256:") for blob in image.layers)
+    ]
+    os.truncate(paths[0], 1000)
+    hub.reset()
+    docker.pull(name)
+    assert docker.inspect(name)["Id"] == image.config.digest
+    assert hub.cost() == {"HEAD manifest": 1, "GET blob": 1, "GET cdn": 1}
+    proxy.idle()
+    proxy.process.stop()
+    os.truncate(paths[1], 0)
+    proxy.restart()
+    wait_until(lambda: not paths[1].exists(), "the sweep")
+    assert proxy.log.count("is damaged, and removed") == 2
+    assert pull(proxy.group("team/cut", "acme"), "1").is_exactly(image)
+    proxy.idle()
+    assert proxy.metric("depproxy_removed_blobs_total", why="damaged") == 1
+
+
 def test_who_downloads_what_is_purged(proxy: Proxy, registry: Registry) -> None:
     image = registry.push("team/reading", images.sized(20 * MIB, "who downloads"), "1")
     base = proxy.group("team/reading", "acme")

@@ -23,6 +23,7 @@ class PinFace:
     @app.answers("POST", "/v1/pins/add", "image", "group")
     async def pin(self, ask: Ask) -> Document:
         """Pin an image, and say whether it is in the cache already."""
+        self._named.pulled_by(ask)
         home, reference = self._named.image_of(ask)
         try:
             here = await self._pins.add(home, reference)

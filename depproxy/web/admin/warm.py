@@ -65,7 +65,7 @@ class WarmFace:
             platforms = parse_platforms(texts) if texts else HOST_PLATFORMS
         except InvalidPlatform as error:
             raise AdminError(str(error)) from None
-        return Order(images, self._named.group_of(ask), platforms)
+        return Order(images, self._named.pulled_by(ask), platforms)
 
 
 class Outbox:
