@@ -87,8 +87,9 @@ def test_all_platforms(proxy: Proxy, hub: Hub, registry: Registry, place: Path) 
     assert Skopeo(place / "skopeo").copy(f"{proxy.host}/team/warm-all:1", "--all").is_exactly(index)
 
 
-def test_a_group_of_its_own(proxy: Proxy, hub: Hub, registry: Registry) -> None:
+def test_a_group_of_its_own(start_proxy: Callable[..., Proxy], hub: Hub, registry: Registry) -> None:
     """It may pull what was warmed for it; bytes that are here for another cost one HEAD."""
+    proxy = start_proxy("[groups.acme]\n")
     image = registry.push("team/warm-group", images.sized(1000, "warm-group"), "1")
     warm(proxy, "team/warm-group:1", "--group", "Acme")
     assert hub.cost() == {"HEAD manifest": 1, "GET manifest": 1, "GET blob": 2, "GET cdn": 2}
