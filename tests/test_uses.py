@@ -19,12 +19,12 @@ def step(turns: Turns) -> tuple[Deferred[str], Outcome[str]]:
     return work, Outcome(turns.run(run))
 
 
-def test_a_rest_twice_as_long_as_the_step() -> None:
+def test_a_rest_three_times_as_long_as_the_step() -> None:
     clock = Clock()
     work, outcome = step(Turns(clock))
-    clock.advance(0.2)
+    clock.advance(0.1)
     work.callback("done")
-    clock.advance(0.39)
+    clock.advance(0.29)
     assert outcome.waits
     clock.advance(0.02)
     assert outcome.value == "done"

@@ -25,7 +25,7 @@ from depproxy.oci.digest import Digest
 # How much of a limit is left when an eviction ends: the next one is then not due with the next blob.
 LOW_MARK = 0.9
 # Entries that are read at a time, and then looked at one by one.
-BATCH = 50
+BATCH = 40
 
 
 class _Pool(Protocol):

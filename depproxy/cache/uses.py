@@ -13,14 +13,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 # How many times as long as a step the rest after it is, and the longest one (seconds).
-REST = 2
+REST = 3
 LONGEST_REST = 0.5
 
 
 class Turns:
     """
-    Work in steps, one step of all such work at a time. Nobody waits for it, so after each step it rests twice as long
-    as that took, which is longer the more requests there are.
+    Work in steps, one step of all such work at a time. Nobody waits for it, so after each step it rests three
+    times as long as that took, which is longer the more requests there are.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
