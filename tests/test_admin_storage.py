@@ -250,7 +250,11 @@ class Purging(FaceTestCase):
             ({}, "name either an image, or all"),
             ({"image": "alpine", "all": True}, "name either an image, or all"),
             ({"all": True, "all_tags": True}, "all_tags is for one repository"),
-            ({"image": "alpine:t0", "all_tags": True}, "is not lower-case"),
+            ({"image": "alpine:t0", "all_tags": True}, "give the repository without a tag, alpine"),
+            ({"image": "alpine:", "all_tags": True}, "tag"),
+            ({"image": "Alpine", "all_tags": True}, "is not lower-case"),
+            ({"image": "c.example/acme/dependency_proxy/containers/app:3"}, "write --group acme app:3"),
+            ({"image": "c.example/acme/dependency_proxy/containers/app", "all_tags": True}, "write --group acme app"),
         ):
             status, message = self.refusal(self.face.purge, self.reader, **cast(Any, arguments))
             assert (status, words in message) == (400, True), message

@@ -28,7 +28,7 @@ from depproxy.oci.errors import OCIError
 from depproxy.oci.reference import Name, Tag
 from depproxy.upstream.interface import Credential
 from depproxy.web.addresses import Addresses
-from depproxy.web.api import KEYS, Api, _choices
+from depproxy.web.api import ADDRESSES, KEYS, Api, _choices
 from tests.access_cases import ALICE, BOB, BOT, DEPLOY, FULL, LAPTOP, NARROW, OLD, House
 from tests.web_support import REACTOR, UPSTREAMS, Answer, Cache, WebTestCase, until
 
@@ -268,12 +268,14 @@ class Refusals(ApiTestCase):
         self.refused(await self.get("acme%2F..", **OWNER), 400, "NAME_INVALID")
         for path in ("/api/v4/", "/api/v4/groups", "/api/v4/groups/acme/dependency_proxy/setting"):
             answer = await self.ask(path, "GET", b"", OWNER)
-            self.refused(answer, 404, "NAME_UNKNOWN")
+            message = self.refused(answer, 404, "NAME_UNKNOWN")
+            assert message == f"no such address; {ADDRESSES}"
 
     async def test_methods(self) -> None:
         for method in ("POST", "PUT", "DELETE"):
             answer = await self.get("acme", method, **OWNER)
-            self.refused(answer, 405, "UNSUPPORTED")
+            message = self.refused(answer, 405, "UNSUPPORTED")
+            assert message == f"{method} is not supported here: {ADDRESSES}"
             assert answer.headers["allow"] == "GET, HEAD, PATCH"
 
 
@@ -526,6 +528,8 @@ class Purging(ApiTestCase):
             ("tag=1", "UNSUPPORTED"),
         ):
             self.refused(await self.purge("acme", f"?{query}", **OWNER), 400, code)
+        message = self.refused(await self.purge("acme", "?images=x", **OWNER), 400, "UNSUPPORTED")
+        assert message == "'images' is no parameter of a purge; there is image"
         self.refused(await self.purge("acme", "?image=quay.example/app", **OWNER), 404, "NAME_UNKNOWN")
         assert await self.has("acme")
 

@@ -146,6 +146,7 @@ ACCOUNT_MISTAKES = [
     ('groups.acme.ttl = "12h"', 'groups.acme.ttl = "12h": must be a duration from "1d" to "36500d"'),
     ('groups.acme.ttl = "36501d"', 'groups.acme.ttl = "36501d": must be a duration from "1d" to "36500d"'),
     ('groups.acme.ttl = "forever"', 'groups.acme.ttl = "forever": must be a duration from "1d" to "36500d"'),
+    ("groups.acme.ttl = 30", 'groups.acme.ttl = 30: needs a unit: "30d" for 30 days'),
     ("access.token_lifetime = 900", 'access.token_lifetime = 900: needs a unit: "15m" for 900 seconds'),
     ('access.token_lifetime = "2d"', 'access.token_lifetime = "2d": must be a duration from "1m" to "1d"'),
     ('access.algorithm = "none"', 'access.algorithm = "none": must be "HS256" or "ES256" or "EdDSA"'),
@@ -326,6 +327,10 @@ MISTAKES = [
     (
         f"{SCHEDULE}images = ['a:-']",
         """images[0] = "a:-": must be an image such as "alpine:3.20" or "ghcr.io/org/app"; """,
+    ),
+    (
+        f"{SCHEDULE}images = ['c.example:5000/acme/dependency_proxy/containers/a:3']",
+        'must be an image without host and group: "a:3", and group = "acme"',
     ),
     (f"{SCHEDULE}images = ['A']", """warm[0].images[0] = "A": repository name 'A' is not lower-case letters"""),
     (

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from depproxy.oci.digest import Digest, InvalidDigest
 from depproxy.oci.errors import Code, OCIError
-from depproxy.oci.image import LATEST, ImageNames, parse_image
+from depproxy.oci.image import LATEST, GroupInName, ImageNames, parse_image
 from depproxy.oci.reference import InvalidTag, Name, Tag
 from tests.strategies import digests, names, tags
 
@@ -43,6 +43,14 @@ def test_any_text_is_an_image_or_refused(text: str) -> None:
 def test_what_is_no_tag(text: str) -> None:
     with pytest.raises(InvalidTag):
         parse_image(text)
+
+
+@pytest.mark.parametrize("host", ["", "localhost/", "cache.example/", "cache:5000/", "[::1]:5000/"])
+@pytest.mark.parametrize("group", ["acme", "acme/my.tools"])
+def test_an_address_is_no_name(host: str, group: str) -> None:
+    with pytest.raises(GroupInName) as refused:
+        parse_image(f"{host}{group}/dependency_proxy/containers/ghcr.io/app:3")
+    assert f"write --group {group} ghcr.io/app:3, and leave out the host" in str(refused.value)
 
 
 @pytest.mark.parametrize("text", ["alpine@", "alpine@3.19", "alpine@sha256:abc", f"alpine@{DIGEST}:3", "alpine@@"])

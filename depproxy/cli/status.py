@@ -13,7 +13,8 @@ from depproxy.cli.command import Command, example
 from depproxy.cli.output import count, json_option, percent, print_json, print_pairs, print_table, size, span
 from depproxy.config.errors import one_line
 
-_OUTCOMES = ("hit", "joined", "stale", "miss", "error")
+# The last one counts all that was no content: whoever is asked to log in, and what upstream does not have, too.
+_OUTCOMES = {"hit": "hit", "joined": "joined", "stale": "stale", "miss": "miss", "error": "refused or failed"}
 
 
 @click.command(cls=Command, epilog=example("depproxy status", "depproxy status --json"))
@@ -61,7 +62,7 @@ def _summary(answer: Answer) -> Iterator[tuple[str, str]]:
     for kind in ("manifest", "blob"):
         found = answer["requests"][kind]
         ratio = "none yet" if found["hit_ratio"] is None else f"{percent(found['hit_ratio'], 1)} from the cache"
-        counts = ", ".join(f"{found[outcome]:,} {outcome}" for outcome in _OUTCOMES if found[outcome])
+        counts = ", ".join(f"{found[outcome]:,} {words}" for outcome, words in _OUTCOMES.items() if found[outcome])
         yield f"{kind}s", f"{ratio}: {counts}" if counts else ratio
     yield "downloads", str(len(answer["fills"]) or "none")
 

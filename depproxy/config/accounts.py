@@ -141,7 +141,7 @@ class UserSettings:
 
 
 _DAY: Final = 24 * 60 * 60
-_ttl: Final = values.duration("1d", "36500d")
+_ttl: Final = values.duration("1d", "36500d", unit="d")
 
 
 def _whole_days(value: object, base: Path) -> float:

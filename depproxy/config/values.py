@@ -69,8 +69,14 @@ def choice(*options: T) -> Reader[T]:
     return read
 
 
-def duration(low: str, high: str) -> Reader[float]:
-    """A reader of durations from ``low`` to ``high``, in seconds; the number 0 needs no unit."""
+_UNITS: Final = {"s": "seconds", "d": "days"}
+
+
+def duration(low: str, high: str, *, unit: str = "s") -> Reader[float]:
+    """A reader of durations from ``low`` to ``high``, in seconds; the number 0 needs no unit.
+
+    A number without a unit is refused, with what it would be in ``unit``, ``"s"`` or ``"d"``.
+    """
     least, most = parse_duration(low), parse_duration(high)
     bounds = f'must be a duration from "{low}" to "{high}", such as "30s", "5m", "2h" or "7d"'
 
@@ -78,7 +84,8 @@ def duration(low: str, high: str) -> Reader[float]:
         if type(value) is int and value == 0:
             value = "0s"
         if type(value) is int and 0 < value < 10**9:
-            raise Wrong(f'needs a unit: "{format_duration(value)}" for {value} seconds')
+            right = format_duration(value) if unit == "s" else f"{value}{unit}"
+            raise Wrong(f'needs a unit: "{right}" for {value} {_UNITS[unit]}')
         if not isinstance(value, str):
             raise Wrong(bounds)
         try:

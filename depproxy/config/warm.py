@@ -13,7 +13,7 @@ from depproxy.config.errors import Wrong
 from depproxy.config.keys import by, key, table_array
 from depproxy.config.schedule import Schedule, schedule
 from depproxy.config.values import each, text
-from depproxy.oci.image import parse_image
+from depproxy.oci.image import GroupInName, parse_image
 from depproxy.oci.platform import ALL, MAX_PLATFORMS, InvalidPlatform, Platform
 
 HOST_PLATFORMS: Final = frozenset({Platform.of("linux", os.uname().machine)})
@@ -23,6 +23,8 @@ HOST_PLATFORMS: Final = frozenset({Platform.of("linux", os.uname().machine)})
 def _image(value: str) -> str:
     try:
         parse_image(value)
+    except GroupInName as wrong:
+        raise Wrong(f'must be an image without host and group: "{wrong.image}", and group = "{wrong.group}"') from None
     except ValueError as wrong:
         raise Wrong(f'must be an image such as "alpine:3.20" or "ghcr.io/org/app"; {wrong}') from None
     return value

@@ -9,7 +9,7 @@ from depproxy.oci.digest import Digest
 from depproxy.oci.errors import Code, OCIError
 from depproxy.oci.reference import InvalidName, Name, Reference, Tag, library
 
-__all__ = ["DOCKER_HUB", "LATEST", "ImageNames", "parse_image", "split_image"]
+__all__ = ["DOCKER_HUB", "LATEST", "GroupInName", "ImageNames", "parse_image", "refuse_address", "split_image"]
 
 DOCKER_HUB = "docker.io"
 # The names under which clients know Docker Hub.
@@ -19,18 +19,44 @@ LATEST = Tag("latest")
 _is_host = re.compile(r"(?=[^/]*\.)[A-Za-z0-9._:-]{1,255}").fullmatch
 
 
+# What a CI has in its variables: a host, if there is one, then group and image.
+_is_address = re.compile(
+    r"(?:(?:[^/]*[.:][^/]*|localhost)/)?(?P<group>[A-Za-z0-9._-][A-Za-z0-9._/-]{0,254})/dependency_proxy/containers/"
+    r"(?P<image>[A-Za-z0-9._/:@-]{1,512})"
+).fullmatch
+
+
+class GroupInName(InvalidName):
+    """What was given is the address of an `image` for a `group`, as clients pull it, and not an image's name."""
+
+    def __init__(self, group: str, image: str) -> None:
+        super().__init__(
+            f"{image} for group {group} is meant, it seems: write --group {group} {image}, and leave out the host"
+        )
+        self.group = group
+        self.image = image
+
+
 def parse_image(text: str) -> tuple[str, Reference]:
     """Name and reference of an image as `docker pull` takes it: `name[:tag][@digest]`.
 
     Where there are both, the digest counts; where there is neither, the tag is `latest`. Of the name nothing is looked
-    at: `ImageNames` says what it means. Raises InvalidTag or InvalidDigest.
+    at but that it is not the address of a group's image: `ImageNames` says what it means. Raises InvalidTag,
+    InvalidDigest or GroupInName.
     """
+    refuse_address(text)
     name, reference = split_image(text)
     return name, LATEST if reference is None else reference
 
 
+def refuse_address(text: str) -> None:
+    """Raises GroupInName."""
+    if (found := _is_address(text)) is not None:
+        raise GroupInName(found["group"], found["image"])
+
+
 def split_image(text: str) -> tuple[str, Reference | None]:
-    """The same; None where there is neither tag nor digest: then all of the repository is meant."""
+    """The same, but for addresses; None where there is neither tag nor digest: then all of the repository is meant."""
     name, at, digest = text.partition("@")
     tag = None
     colon = name.rfind(":")

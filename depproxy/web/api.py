@@ -6,6 +6,7 @@ from typing import Any
 
 from twisted.python.failure import Failure
 from twisted.web.http import Request
+from werkzeug.exceptions import NotFound
 
 from depproxy.access.administration import Administration, Shown
 from depproxy.access.choices import CONFIGURATION, CREDENTIAL, ENABLED, MOST_TTL_DAYS, TTL_DAYS, TTL_ENABLED, Choice
@@ -33,6 +34,12 @@ KEYS = (ENABLED, "identity", "secret", TTL_ENABLED, TTL_DAYS)
 LONGEST_SECRET = 255
 
 Choices = Mapping[str, Choice | None]
+
+
+ADDRESSES = (
+    "there are GET and PATCH of /api/v4/groups/<group>/dependency_proxy/settings,"
+    " and DELETE of /api/v4/groups/<group>/dependency_proxy/cache"
+)
 
 
 def methods(path: bytes) -> tuple[bytes, ...]:
@@ -95,7 +102,9 @@ class Api:
 
     @app.handle_errors(Exception)  # type: ignore[arg-type]  # Klein types handlers by IRequest.
     def failed(self, request: Request, failure: Failure) -> None:
-        """Every error that the handler raised."""
+        """Every error that the handler raised, and an address that there is not."""
+        if failure.check(NotFound):
+            failure = Failure(OCIError(Code.NAME_UNKNOWN, f"no such address; {ADDRESSES}"))
         fail(request, failure, None, self._metrics)
 
 
@@ -111,7 +120,7 @@ def _image(request: Request) -> str | None:
     query: dict[bytes, list[bytes]] = request.args or {}
     for key in query:
         if key != b"image":
-            raise _mistake(f"{key[:100]!r} is no parameter of a purge; there is image")
+            raise _mistake(f"{key[:100].decode('latin-1')!r} is no parameter of a purge; there is image")
     given = query.get(b"image", [])
     if not given:
         return None

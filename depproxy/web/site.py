@@ -16,7 +16,7 @@ from twisted.web.server import Request, Site
 from depproxy import __version__
 from depproxy.access.networks import Networks, address_text
 from depproxy.oci.errors import Code, OCIError
-from depproxy.web.api import API, methods
+from depproxy.web.api import ADDRESSES, API, methods
 from depproxy.web.caller import NO_CERTIFICATE
 from depproxy.web.channel import BoundedChannel, BoundedRequest
 from depproxy.web.origin import Origin, is_host
@@ -112,12 +112,14 @@ class Faces(Site):
         ):
             # RFC 9112 section 3.2.
             return OCIError(Code.UNSUPPORTED, "the Host header is missing or names no host", status=400)
-        allowed = methods(request.path) if request.path.startswith(API) else METHODS.get(request.path, READING)
+        api = request.path.startswith(API)
+        allowed = methods(request.path) if api else METHODS.get(request.path, READING)
         if request.method not in allowed:
             method = request.method.decode("latin-1")
+            why = f" here: {ADDRESSES}" if api else ": this is a pull-through cache, push to the registry itself"
             return OCIError(
                 Code.UNSUPPORTED,
-                f"{method} is not supported: this is a pull-through cache, push to the registry itself",
+                f"{method} is not supported{why}",
                 headers={"Allow": ", ".join(name.decode() for name in allowed)},
             )
         if request.path == METRICS and not self.networks.admits(address := self.origin.address(request)):

@@ -6,7 +6,7 @@ from depproxy.access.roles import lineage
 from depproxy.config.names import group_path
 from depproxy.index.interface import Home
 from depproxy.oci.errors import OCIError
-from depproxy.oci.image import ImageNames, parse_image
+from depproxy.oci.image import ImageNames, parse_image, refuse_address, split_image
 from depproxy.oci.reference import Reference
 from depproxy.web.admin.answers import AdminError
 from depproxy.web.admin.ask import Ask
@@ -51,7 +51,14 @@ class Named:
 
     def repository_of(self, ask: Ask) -> Home:
         """The repository that `image` names without a tag or digest. Raises AdminError."""
-        return self._home(ask, _image(ask))
+        try:
+            refuse_address(text := _image(ask))
+            name, reference = split_image(text)
+        except ValueError as error:
+            raise AdminError(str(error)) from None
+        if reference is not None:
+            raise AdminError(f"all tags of a repository are meant: give the repository without a tag, {name}")
+        return self._home(ask, name)
 
     def _home(self, ask: Ask, name: str) -> Home:
         try:
