@@ -242,8 +242,21 @@ class Purging(FaceTestCase):
             ({"image": "debian", "all_tags": True}, "docker.io/library/debian is not in the cache of group acme"),
             ({"all": True, "group": "nobody"}, "group nobody has nothing in the cache"),
         ):
-            status, message = self.refusal(self.face.purge, self.reader, **cast(Any, arguments))
-            assert (status, words in message) == (404, True), message
+            for refusal in (
+                self.refusal(self.face.purge, self.reader, **cast(Any, arguments)),
+                self.refusal(self.face.named, **cast(Any, arguments)),
+            ):
+                assert (refusal[0], words in refusal[1]) == (404, True), refusal
+
+    def test_what_is_meant(self) -> None:
+        for arguments, image in (
+            ({"image": "alpine:t0"}, f"{ALPINE}:t0"),
+            ({"image": "alpine", "all_tags": "true"}, ALPINE),
+            ({"all": "true"}, None),
+        ):
+            found = Outcome(self.face.named(Ask(cast(Any, arguments)))).value
+            assert found == {"group": "acme", "image": image}
+        assert self.purge(image="alpine:t0")["blobs"] == 2, "nothing went before"
 
     def test_what_is_meant_is_not_clear(self) -> None:
         for arguments, words in (
@@ -323,6 +336,7 @@ class Collecting(FaceTestCase):
                             "why": "expired",
                             "group": "acme",
                             "blobs": 3,
+                            "let_go_bytes": None,
                             "removed": 3,
                             "removed_bytes": size,
                             "repositories": 1,

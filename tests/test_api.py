@@ -453,7 +453,7 @@ class Purging(ApiTestCase):
         self.accepted(await self.purge("acme", **OWNER), group="acme", image=None)
         assert (await self.has("acme"), await self.has("other")) == (False, True)
         assert self.has_logged("alice (local) has ordered a purge of group acme")
-        assert self.has_logged("purged group acme: 1 blobs, of which 0 are removed, 0 bytes")
+        assert self.has_logged("purged group acme: 1 blob, of which 0 are removed, 0 bytes")
 
     async def test_ways_to_write_a_group(self) -> None:
         for written in ("acme/tools", "acme%2Ftools", "Acme%2ftools"):
@@ -499,7 +499,7 @@ class Purging(ApiTestCase):
             await self.pull("acme", tag)
         self.accepted(await self.purge("acme", "?image=org/app:1", **OWNER), group="acme", image="org/app:1")
         assert (await self.has("acme", "1"), await self.has("acme", "2")) == (False, True)
-        assert self.has_logged("purged docker.io/org/app:1 of group acme: 1 blobs, of which 1 are removed, ")
+        assert self.has_logged("purged docker.io/org/app:1 of group acme: 1 blob, of which 1 is removed, ")
 
     async def test_a_repository(self) -> None:
         for tag in "12":
@@ -514,7 +514,7 @@ class Purging(ApiTestCase):
         image = f"org/app@{Digest.of(json.dumps({'of': '1'}).encode())}"
         self.accepted(await self.purge("acme", f"?image={image}", **OWNER), group="acme", image=image)
         assert not await self.has("acme")
-        assert self.has_logged(f"purged docker.io/{image} of group acme: 1 blobs")
+        assert self.has_logged(f"purged docker.io/{image} of group acme: 1 blob")
 
     async def test_what_is_no_image(self) -> None:
         await self.pull("acme")

@@ -429,9 +429,15 @@ def test_what_a_token_is_good_for(config: Path) -> None:
     assert token.scopes == ("api", "write_registry")
     assert token.expires == datetime(2999, 1, 31, tzinfo=UTC).timestamp()
     assert "\nexpires = 2999-01-31\n" in config.read_text()
+    cannot = "It cannot pull, nor log in: that needs the scopes "
+    said = call(*create, "w", "--scope", "write_registry", config=config).stderr
+    assert f"{cannot}api, or read_registry, or read_virtual_registry and write_virtual_registry.\n" in said
+    assert cannot not in call(*create, "r", "--scope", "read_registry", config=config).stderr
     config.write_text(config.read_text() + "[access]\nrequire_write_registry = true\n")
+    assert f"{cannot}api, or read" in call(*create, "s", "--scope", "read_registry", config=config).stderr
     before = time.time()
-    call(*create, "b", "--expires", "90d", config=config)
+    said = call(*create, "b", "--expires", "90d", config=config).stderr
+    assert cannot not in said
     token = _token(config, "users", "bob", "tokens", "b")
     assert token.scopes == ("read_registry", "write_registry")
     assert token.expires is not None

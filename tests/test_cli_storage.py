@@ -222,7 +222,7 @@ def test_purge_of_what(double: Double, arguments: tuple[str, ...], words: str) -
 
 @pytest.mark.parametrize("reply", ["y", "n"])
 def test_purge_on_a_terminal(double: Double, reply: str) -> None:
-    """It asks first, and does nothing without a yes."""
+    """It asks first, for what the service says is meant, and does nothing without a yes."""
     tell(double, PURGED)
     here, there = os.openpty()
     try:
@@ -233,10 +233,10 @@ def test_purge_on_a_terminal(double: Double, reply: str) -> None:
     finally:
         os.close(here)
         os.close(there)
-    assert err.startswith("Purge alpine from the cache of the mirror's group? [y/N]: ")
-    assert (process.returncode, bool(out), bool(double.request)) == (
-        (0, True, True) if reply == "y" else (1, False, False)
-    )
+    assert err.startswith("Purge docker.io/library/alpine:3 from the cache of group acme? [y/N]: ")
+    assert (process.returncode, bool(out)) == ((0, True) if reply == "y" else (1, False))
+    head = "POST /v1/purge" if reply == "y" else "GET /v1/purge/named?image=alpine"
+    assert asked(double)[0] == head
 
 
 def test_pin(double: Double) -> None:
@@ -245,7 +245,9 @@ def test_pin(double: Double) -> None:
     assert lines(result) == ["docker.io/library/alpine:3 is kept for group acme."]
     assert (asked(double), result.stderr) == (("POST /v1/pins/add", {"image": "alpine:3", "group": "acme"}), "")
     answer(double, {"image": "docker.io/library/alpine:3", "group": "acme", "here": False})
-    assert run(double, "pin", "alpine:3").stderr == "It is not in the cache yet; `depproxy warm` brings it in.\n"
+    hint = "It is not in the cache yet; `depproxy warm{} alpine:3` brings it in.\n"
+    assert run(double, "pin", "alpine:3").stderr == hint.format("")
+    assert run(double, "pin", "alpine:3", "--group", "ACME").stderr == hint.format(" --group acme")
     assert json.loads(run(double, "pin", "alpine:3", "--json").stdout)["here"] is False
 
 
@@ -281,11 +283,20 @@ def test_gc(double: Double) -> None:
         "why": "evicted",
         "group": None,
         "blobs": 2000,
+        "let_go_bytes": 5 << 20,
         "removed": 2000,
         "removed_bytes": 3 << 20,
         "repositories": 0,
     }
-    expired = {**evicted, "why": "expired", "group": "acme", "blobs": 7, "removed": 0, "repositories": 1}
+    expired = {
+        **evicted,
+        "why": "expired",
+        "group": "acme",
+        "blobs": 7,
+        "let_go_bytes": None,
+        "removed": 0,
+        "repositories": 1,
+    }
     nothing = {**expired, "group": "other", "blobs": 0, "repositories": 0}
     document = {
         "dry_run": False,
@@ -297,19 +308,19 @@ def test_gc(double: Double) -> None:
     tell(double, document)
     result = run(double, "gc")
     assert lines(result) == [
-        "WHY      GROUP  LET GO  REMOVED     SIZE  REPOSITORIES FORGOTTEN",
-        "expired  acme        7        0  3.0 MiB                       1",
-        "evicted  -       2,000    2,000  3.0 MiB                       0",
-        "1 files had no entry in the index, 2 entries had no file.",
+        "WHY      GROUP  LET GO  LET GO SIZE  REMOVED     SIZE  REPOSITORIES FORGOTTEN",
+        "expired  acme        7            -        0  3.0 MiB                       1",
+        "evicted  -       2,000      5.0 MiB    2,000  3.0 MiB                       0",
+        "1 file had no entry in the index, 2 entries had no file.",
     ]
     assert (asked(double), result.stderr) == (("POST /v1/gc", {"dry_run": False}), "")
     result = run(double, "gc", "--dry-run")
-    assert lines(result)[-1] == "1 files have no entry in the index, 2 entries have no file."
+    assert lines(result)[-1] == "1 file has no entry in the index, 2 entries have no file."
     assert (asked(double)[1], result.stderr) == ({"dry_run": True}, "Nothing is changed.\n")
     assert json.loads(run(double, "gc", "--json").stdout) == document
     clean = {**document, "removed": [nothing], "adopted": 0, "forgotten": 0}
     tell(double, {**clean, "interrupted": {"removed": 5, "removed_bytes": 3 << 20}})
-    assert lines(run(double, "gc"))[-1].split() == ["interrupted", "-", "-", "5", "3.0", "MiB", "-"]
+    assert lines(run(double, "gc"))[-1].split() == ["interrupted", "-", "-", "-", "5", "3.0", "MiB", "-"]
     tell(double, clean)
     assert lines(run(double, "gc")) == ["Nothing had to go."]
     assert lines(run(double, "gc", "--dry-run")) == ["Nothing would go."]
@@ -368,7 +379,7 @@ def test_fsck_repairs(double: Double) -> None:
     assert asked(double)[1] == {"verify": True, "repair": True}
     tell(double, DAMAGED, last)
     result = run(double, "fsck", "--repair", "--verify")
-    assert (result.exit_code, result.stdout.splitlines()[-1]) == (1, "1 things are wrong; see the service's log.")
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (1, "1 thing is wrong; see the service's log.")
 
 
 @pytest.mark.parametrize("clean", [True, False])
@@ -396,6 +407,30 @@ def test_words_for_media_types(text: str, word: str) -> None:
     assert media_type(text) == word
 
 
-@pytest.mark.parametrize("command", ["ls", "du", "inspect", "purge", "pin", "unpin", "pins", "gc", "fsck"])
+GROUPS = ("user", "token", "keys")
+
+
+@pytest.mark.parametrize("command", ["ls", "du", "inspect", "purge", "pin", "unpin", "pins", "gc", "fsck", *GROUPS])
 def test_help_has_an_example(command: str) -> None:
-    assert f"  depproxy {command}" in CliRunner().invoke(main, [command, "--help"]).stdout
+    assert f"depproxy {command}" in CliRunner().invoke(main, [command, "--help"]).stdout.partition("example")[2]
+
+
+def test_status_names_refusals(double: Double) -> None:
+    requests = {"hit": 3, "joined": 0, "stale": 0, "miss": 1, "error": 2, "hit_ratio": 0.75}
+    document = {
+        "version": "1",
+        "uptime": 1,
+        "pid": 1,
+        "state": "serving",
+        "listeners": [],
+        "cache": {"bytes": 1, "max_bytes": None, "blobs": 1},
+        "index": {"reachable": True, "error": None},
+        "requests": {"manifest": requests, "blob": requests},
+        "fills": [],
+        "upstreams": [],
+    }
+    answer(double, document)
+    said = lines(run(double, "status"))
+    assert "cache      1 B of unlimited, 1 blob" in said
+    assert "manifests  75 % from the cache: 3 hit, 1 miss, 2 refused or failed" in said
+    assert json.loads(run(double, "status", "--json").stdout) == document

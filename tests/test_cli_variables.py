@@ -87,6 +87,8 @@ def test_github(config: Path) -> None:
 def test_a_group_that_is_not_here(config: Path) -> None:
     said = refused(call("ci-variables", "--group", "acme/tool", config=config))
     assert said == f'{config}: groups."acme/tool": is not there; did you mean "acme/tools"?'
+    said = refused(call("ci-variables", "--group", "nope", config=config))
+    assert said == f"{config}: groups.nope: is not there; name another group, or add [groups.nope] to the file"
     assert "must be a group path" in misused(call("ci-variables", "--group", "/acme", config=config))
     assert "Missing option '--group'" in misused(call("ci-variables", config=config))
 

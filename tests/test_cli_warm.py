@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,3 +117,16 @@ def test_what_is_refused(double: Double, arguments: tuple[str, ...], told: bytes
 def test_help_has_an_example() -> None:
     result = CliRunner().invoke(main, ["warm", "--help"])
     assert "depproxy warm alpine:3.20 ghcr.io/org/app" in result.stdout
+
+
+def test_ctrl_c(double: Double) -> None:
+    """What goes on without the command is said."""
+    double.answer, double.keep = chunked(json.dumps(DONE) + "\n", last=False), True
+    command = [sys.executable, "-m", "depproxy.cli", "warm", "a", "b", "--socket", str(double.path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "a: done, 3.0 MiB, 1.0 MiB fetched\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    said = "Nothing more is begun; layers that are being downloaded go on to their end.\nAborted!\n"
+    assert (process.returncode, err) == (1, said)

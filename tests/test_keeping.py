@@ -393,7 +393,7 @@ class Expiring(KeepingTestCase):
         size = sum(SIZES[digest] for digest in PARTS[0])
         assert self.removed("expired") == (3, size)
         assert self.log.lines[-1] == (
-            f"group acme has not read 3 blobs for its ttl: 3 of them, {size} bytes, are removed; 1 repositories are"
+            f"group acme has not read 3 blobs for its ttl: 3 of them, {size} bytes, are removed; 1 repository is"
             " forgotten"
         )
         assert self.questions(HOME, 0) == ["HEAD manifests", "GET manifests", "GET blobs", "GET blobs"]
@@ -558,10 +558,18 @@ class KeepingToQuotas(KeepingTestCase):
         assert all(map(self.is_here, (*PARTS[0], *PARTS[2])))
         assert set(PARTS[0]) <= self.held("acme") < {*PARTS[0], *PARTS[2]}
         assert self.removed("evicted") == (0, 0)
+        let_go = {*PARTS[2]} - self.held("acme")
+        size = sum(SIZES[digest] for digest in let_go)
+        assert self.log.lines[-1].endswith(f", {size} bytes: 0 of them, 0 bytes, are removed")
         self.cache.evictor.resize(float("inf"), {"other": 1})
         assert self.held("other") == set()
         assert self.removed("evicted")[0] > 0
-        assert self.log.lines[-1].startswith(f"{self.removed('evicted')[0]:g} blobs of group other evicted, ")
+        count, gone = self.removed("evicted")
+        whole = sum(SIZES[digest] for digest in PARTS[2])
+        assert self.log.lines[-1].startswith(
+            f"group other was above its quota and lets go of {len(PARTS[2])} blobs, {whole} bytes:"
+            f" {count:g} of them, {gone:g}"
+        )
 
     def test_with_each_blob_that_is_stored(self) -> None:
         self.cache.evictor.resize(float("inf"), {"acme": 500})

@@ -87,8 +87,8 @@ class Running(SchedulesCase):
         assert self.runs() == 1
         assert self.counted("done") == 2
         assert self.logged() == [
-            "info: warm[0]: 1 images warmed, 7 bytes fetched, 0 failed",
-            "info: warm[0]: 1 images warmed, 0 bytes fetched, 0 failed",
+            "info: warm[0]: 1 image warmed, 7 bytes fetched, 0 failed",
+            "info: warm[0]: 1 image warmed, 0 bytes fetched, 0 failed",
         ]
 
     def test_each_list_at_its_own(self) -> None:
@@ -98,7 +98,7 @@ class Running(SchedulesCase):
         assert self.runs() == 7
         assert (self.counted("done"), self.counted("failed")) == (1, 6)
         assert self.logged()[0] == (
-            "warn: warm[1]: 1 images warmed, 7 bytes fetched, 1 failed; alpine:gone: docker.io: it has no such thing"
+            "warn: warm[1]: 1 image warmed, 7 bytes fetched, 1 failed; alpine:gone: docker.io: it has no such thing"
         )
 
     def test_only_some_failures_are_told(self) -> None:

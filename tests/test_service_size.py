@@ -125,7 +125,7 @@ class Expiring(SizeTestCase):
         self.logged.clear()
         self.listening.clear()
         await self.start()
-        line = f"group local has not read 1 blobs for its ttl: 1 of them, {SIZE} bytes, are removed"
+        line = f"group local has not read 1 blob for its ttl: 1 of them, {SIZE} bytes, is removed"
         await until(lambda: self.has_logged(line))
         assert (self.is_here(old), self.is_here(new)) == (False, True)
         assert (await self.numbers())['depproxy_removed_blobs_total{why="expired"}'] == 1
@@ -176,7 +176,11 @@ class KeepingToQuotas(SizeTestCase):
         with self.file.open("a") as file:
             file.write('[groups.local]\nquota = "25%"\n')
         self.hang_up()
-        await until(lambda: self.has_logged("2 blobs of group local evicted, 20971520 bytes"))
+        line = (
+            "group local was above its quota and lets go of 2 blobs, 20971520 bytes:"
+            " 2 of them, 20971520 bytes, are removed"
+        )
+        await until(lambda: self.has_logged(line))
         assert [self.is_here(digest) for digest in digests] == [False, False, True, True, True, True]
         assert not self.has_logged("a restart is needed")
 

@@ -12,7 +12,7 @@ from depproxy.access.hashing import Hashing
 from depproxy.access.interface import IAccounts, Identity, ILogin, Withdrawn
 from depproxy.access.passwords import fingerprint, hash_token, is_token, stand_in
 from depproxy.access.roles import Memberships, inherited
-from depproxy.access.scopes import enough, needed
+from depproxy.access.scopes import enough, in_words
 from depproxy.config import AccessSettings, GroupSettings, Role, TokenSettings, UserSettings
 from depproxy.config.accounts import JOB_TOKEN_USER
 
@@ -139,7 +139,7 @@ class LocalAccounts:
         if expires is not None and expires <= self._now():
             raise Withdrawn(f"{token.what} has expired: it needs to be replaced by a new one")
         if not enough(scopes, strict=self._strict):
-            wanted = ", or ".join(" and ".join(sorted(each)) for each in needed(strict=self._strict))
+            wanted = in_words(strict=self._strict)
             raise Withdrawn(f"{token.what} has the scopes {', '.join(scopes)}, but pulling needs {wanted}")
 
 

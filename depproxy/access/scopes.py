@@ -19,3 +19,8 @@ def enough(scopes: Collection[str], *, strict: bool) -> bool:
 def needed(*, strict: bool) -> tuple[frozenset[str], ...]:
     """Sets of scopes of which each is enough, in the order in which messages name them."""
     return _STRICT if strict else _PULLING
+
+
+def in_words(*, strict: bool) -> str:
+    """The same for people."""
+    return ", or ".join(" and ".join(sorted(each)) for each in needed(strict=strict))

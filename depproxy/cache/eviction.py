@@ -185,7 +185,8 @@ class Evictor:
                 passed = await self._uses.removing.run(self._remove, pool, excess, passed, protected, let_go, gone)
                 size = await pool.size()
         finally:
-            report.append(Removed(Why.EVICTED, pool.group, len(let_go), len(gone), sum(gone)))
+            size = sum(entry.size for entry in let_go)
+            report.append(Removed(Why.EVICTED, pool.group, len(let_go), len(gone), sum(gone), let_go=size))
             self._remover.tell(report[-1])
 
     async def _remove(

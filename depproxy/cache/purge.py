@@ -18,6 +18,7 @@ from depproxy.cache.uses import Uses
 from depproxy.index.interface import Entry, Home, ICacheIndex, IGroupIndex, IndexUnavailable
 from depproxy.oci.digest import Digest
 from depproxy.oci.reference import Reference, Tag
+from depproxy.plural import counted, plural
 
 BATCH = 500
 
@@ -31,7 +32,8 @@ class Purged:
     removed_bytes: int
 
     def __str__(self) -> str:
-        return f"{self.blobs} blobs, of which {self.removed} are removed, {self.removed_bytes} bytes"
+        are = plural(self.removed, "is", "are")
+        return f"{counted(self.blobs, 'blob')}, of which {self.removed} {are} removed, {self.removed_bytes} bytes"
 
 
 class Stopped(Exception):
@@ -56,13 +58,17 @@ class Purges:
         Begin a purge of a group, of its repository `home`, or of one image in that; False where nothing is known of
         it. `who` is for the log. Raises IndexUnavailable.
         """
-        if not await self._purger.knows(group, home, reference):
+        if not await self.knows(group, home, reference):
             return False
         what = group, home, reference
         if what not in self._running:
             self._running.add(what)
             self._background.spawn(self._run(who, *what), f"purge of {_named(*what)}")
         return True
+
+    async def knows(self, group: str, home: Home | None = None, reference: Reference | None = None) -> bool:
+        """Whether there is anything to purge. Raises IndexUnavailable."""
+        return await self._purger.knows(group, home, reference)
 
     def stop(self) -> None:
         """What is under way ends with its batch."""
@@ -75,7 +81,7 @@ class Purges:
         The same, and wait for its end; None where nothing is known of it. Who leaves by cancelling leaves it going on.
         Raises IndexUnavailable, or Stopped: then a part may be gone already, and it can be done again.
         """
-        if not await self._purger.knows(group, home, reference):
+        if not await self.knows(group, home, reference):
             return None
         named = _named(group, home, reference)
         return await self._background.carry(self._purge(who, group, home, reference), f"purge of {named}")

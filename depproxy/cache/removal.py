@@ -15,6 +15,7 @@ from depproxy.cache.uses import Uses
 from depproxy.index.interface import Entry, ICacheIndex, IGroupIndex
 from depproxy.metrics import Metrics
 from depproxy.oci.digest import Digest
+from depproxy.plural import counted, plural
 from depproxy.storage.interface import IBlobStore
 
 
@@ -30,8 +31,9 @@ class Why(StrEnum):
 @frozen
 class Removed:
     """
-    What a run has let go, and why: so many blobs of a `group`, or of all (None). Of these `removed` are gone from the
-    store, of `size` bytes in sum, for no other group holds them; and so many `repositories` are forgotten.
+    What a run has let go, and why: so many blobs of a `group`, or of all (None), of `let_go` bytes in sum (None: not
+    counted). Of these `removed` are gone from the store, of `size` bytes in sum, for no other group holds them; and so
+    many `repositories` are forgotten.
     """
 
     why: Why
@@ -40,15 +42,18 @@ class Removed:
     removed: int
     size: int
     repositories: int = 0
+    let_go: int | None = None
 
     def __str__(self) -> str:
+        blobs, are = counted(self.blobs, "blob"), plural(self.removed, "is", "are")
+        let_go = "" if self.let_go is None else f", {self.let_go} bytes"
+        removed = f"{self.removed} of them, {self.size} bytes, {are} removed"
         if self.why is Why.EXPIRED:
-            return (
-                f"group {self.group} has not read {self.blobs} blobs for its ttl: {self.removed} of them, {self.size}"
-                f" bytes, are removed; {self.repositories} repositories are forgotten"
-            )
-        whose = "" if self.group is None else f" of group {self.group}"
-        return f"{self.removed} blobs{whose} {self.why}, {self.size} bytes"
+            forgotten = counted(self.repositories, "repository is", "repositories are")
+            return f"group {self.group} has not read {blobs}{let_go} for its ttl: {removed}; {forgotten} forgotten"
+        if self.group is not None:
+            return f"group {self.group} was above its quota and lets go of {blobs}{let_go}: {removed}"
+        return f"{counted(self.removed, 'blob')} {self.why}, {self.size} bytes"
 
 
 class Remover:

@@ -13,6 +13,7 @@ from depproxy.cache.progress import Ended, Failed, Order
 from depproxy.cache.warm import Warmer
 from depproxy.config import WarmSettings
 from depproxy.metrics import Metrics
+from depproxy.plural import counted
 
 # The clock on the wall may be set, so it is looked at this often (seconds), however far the next time is.
 LONGEST_WAIT = 60.0
@@ -111,9 +112,9 @@ class Schedules:
         self._metrics.warm_runs.labels("failed" if failed else "done").inc()
         self._log.emit(
             LogLevel.warn if failed else LogLevel.info,
-            "{name}: {count} images warmed, {fetched} bytes fetched, {failed} failed{told}",
+            "{name}: {images} warmed, {fetched} bytes fetched, {failed} failed{told}",
             name=name,
-            count=len(images) - len(failed),
+            images=counted(len(images) - len(failed), "image"),
             fetched=sum(image.fetched for image in images),
             failed=len(failed),
             told="".join(f"; {image.image}: {image.reason}" for image in failed[:MOST_TOLD])

@@ -42,7 +42,7 @@ def _hashed(password: str) -> str:
         raise Refused(str(wrong)) from None
 
 
-@click.group("user")
+@click.group("user", epilog=example("depproxy user add alice --group acme=guest"))
 def user() -> None:
     """Add users."""
 

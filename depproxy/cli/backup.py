@@ -25,6 +25,7 @@ from depproxy.cli.command import Command, Refused, configured, example, service_
 from depproxy.cli.meter import Meter
 from depproxy.cli.output import size
 from depproxy.config import ConfigError, load
+from depproxy.plural import counted, plural
 from depproxy.storage.files import FileStore
 from depproxy.storage.interface import SHARDS, OpenBlob, StoredFile
 
@@ -191,11 +192,11 @@ def _beside(target: Path) -> Iterator[IO[bytes]]:
 
 def _say(file: Path, counts: archive.Counts, left: _Left) -> None:
     blobs = counts.members[archive.BLOBS]
-    more = f", and {blobs:,} blobs of {size(counts.size[archive.BLOBS])}" if blobs else ""
+    more = f", and {blobs:,} {plural(blobs, 'blob')} of {size(counts.size[archive.BLOBS])}" if blobs else ""
     configuration = "configuration, " if counts.members[archive.CONFIGURATION] else ""
     where = "standard output" if os.fspath(file) == "-" else os.fspath(file)
     click.echo(f"{where}: {configuration}keys and index ({size(counts.size[archive.INDEX])}){more}", err=True)
     for path in left.files:
         click.echo(f"{path} is not in it: it is not beside the configuration file", err=True)
     if left.blobs:
-        click.echo(f"{left.blobs} blobs went meanwhile", err=True)
+        click.echo(f"{counted(left.blobs, 'blob')} went meanwhile", err=True)

@@ -12,7 +12,8 @@ import click
 
 from depproxy.cli.client import Answer, Service, service_options
 from depproxy.cli.command import Command, example
-from depproxy.cli.output import count, size
+from depproxy.cli.output import size, things
+from depproxy.plural import plural
 
 # So many findings of a kind are printed, and the others counted.
 _SHOWN: Final = 20
@@ -75,7 +76,7 @@ def _show(told: Iterator[Answer]) -> Answer:
     _progress("")
     for kind, number in seen.items():
         if number > _SHOWN:
-            click.echo(f"{number - _SHOWN:,} others: {_MEANINGS.get(kind, kind)}")
+            click.echo(f"{number - _SHOWN:,} {plural(number - _SHOWN, 'other')}: {_MEANINGS.get(kind, kind)}")
     _sum_up(step, sum(seen.values()), unrepaired)
     return step
 
@@ -92,7 +93,9 @@ def _outcome(repaired: bool) -> str:
 
 def _sum_up(last: Answer, found: int, unrepaired: int) -> None:
     if last["verified"] is not None:
-        click.echo(f"{count(last['verified'], 'files')} files are read, {size(last['verified']['bytes'])}.")
+        click.echo(
+            f"{things(last['verified'], 'files', 'file is', 'files are')} read, {size(last['verified']['bytes'])}."
+        )
     for wrong in last["wrong_sums"] or ():
         whose = "all sizes" if wrong["group"] is None else f"the sizes of group {wrong['group']}"
         sums = f"{wrong['kept']:,} in the index, and {wrong['counted']:,} by its entries"
@@ -104,7 +107,10 @@ def _sum_up(last: Answer, found: int, unrepaired: int) -> None:
     if last["clean"]:
         click.echo("All is right.")
     elif not left:
-        click.echo(f"{found + count_of_sums:,} things were wrong, and are repaired.")
+        wrong = found + count_of_sums
+        click.echo(
+            f"{wrong:,} {plural(wrong, 'thing was', 'things were')} wrong, and {plural(wrong, 'is', 'are')} repaired."
+        )
     else:
         hint = "see the service's log" if last["repair"] else "--repair puts them right"
-        click.echo(f"{left:,} things are wrong; {hint}.")
+        click.echo(f"{left:,} {plural(left, 'thing is', 'things are')} wrong; {hint}.")

@@ -6,7 +6,8 @@ import click
 
 from depproxy.cli.client import Service, service_options
 from depproxy.cli.command import Command, example
-from depproxy.cli.output import count, json_option, print_json, print_table, size
+from depproxy.cli.output import count, json_option, print_json, print_table, size, things
+from depproxy.plural import plural
 
 
 @click.command(cls=Command, epilog=example("depproxy gc --dry-run", "depproxy gc"))
@@ -29,6 +30,7 @@ def gc(service: Service, dry_run: bool, as_json: bool) -> None:
             removed["why"],
             removed["group"] or "-",
             count(removed, "blobs"),
+            "-" if removed.get("let_go_bytes") is None else size(removed["let_go_bytes"]),
             count(removed, "removed"),
             size(removed["removed_bytes"]),
             count(removed, "repositories"),
@@ -38,15 +40,15 @@ def gc(service: Service, dry_run: bool, as_json: bool) -> None:
     ]
     earlier = answer["interrupted"]
     if earlier["removed"]:
-        rows.append(("interrupted", "-", "-", count(earlier, "removed"), size(earlier["removed_bytes"]), "-"))
+        rows.append(("interrupted", "-", "-", "-", count(earlier, "removed"), size(earlier["removed_bytes"]), "-"))
     if rows:
-        columns = ("WHY", "GROUP", "LET GO", "REMOVED", "SIZE", "REPOSITORIES FORGOTTEN")
+        columns = ("WHY", "GROUP", "LET GO", "LET GO SIZE", "REMOVED", "SIZE", "REPOSITORIES FORGOTTEN")
         print_table(columns, rows, right=columns[2:])
     else:
         click.echo("Nothing would go." if dry_run else "Nothing had to go.")
     if answer["adopted"] or answer["forgotten"]:
-        files, entries = count(answer, "adopted"), count(answer, "forgotten")
-        have = "have" if dry_run else "had"
-        click.echo(f"{files} files {have} no entry in the index, {entries} entries {have} no file.")
+        files, entries = things(answer, "adopted", "file"), things(answer, "forgotten", "entry", "entries")
+        lacks, lack = (plural(answer[key], "has", "have") if dry_run else "had" for key in ("adopted", "forgotten"))
+        click.echo(f"{files} {lacks} no entry in the index, {entries} {lack} no file.")
     if dry_run:
         click.echo("Nothing is changed.", err=True)

@@ -11,7 +11,7 @@ from depproxy.cli.command import Command, Refused, config_option, environ, examp
 from depproxy.config import ConfigError, load
 
 
-@click.group("keys")
+@click.group("keys", epilog=example("sudo -u depproxy depproxy keys rotate"))
 def keys() -> None:
     """Look after the keys that sign tokens."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from depproxy.config.errors import one_line
+from depproxy.plural import plural
 
 json_option = click.option("--json", "as_json", is_flag=True, help="The service's answer as it is, for programs.")
 
@@ -101,6 +102,11 @@ def count(answer: Mapping[str, Any], key: str) -> str:
     """A number of the answer for people; a dash where it is not known."""
     value = answer.get(key)
     return "-" if value is None else f"{value:,}"
+
+
+def things(answer: Mapping[str, Any], key: str, one: str, several: str = "") -> str:
+    """The same, with the word for them: ``1 blob``, ``2,000 blobs``."""
+    return f"{count(answer, key)} {plural(answer.get(key, 0), one, several)}"
 
 
 def ago(moment: float | None, now: float) -> str:

@@ -9,7 +9,8 @@ import click
 from depproxy.cli.client import Answer, Service, service_options
 from depproxy.cli.command import Command, Refused, example
 from depproxy.cli.ls import group_option, print_images
-from depproxy.cli.output import count, json_option, print_json, print_table, size
+from depproxy.cli.output import json_option, print_json, print_table, size, things
+from depproxy.config.errors import one_line
 
 
 @click.command(
@@ -45,26 +46,29 @@ def purge(
         raise click.UsageError("Name either an IMAGE, or --all.")
     if everything and all_tags:
         raise click.UsageError("--all-tags needs an IMAGE.")
-    what = "everything" if everything else f"all tags of {image}" if all_tags else image
-    whose = "the mirror's group" if group is None else f"group {group}"
     if not yes:
-        _confirm(f"Purge {what} from the cache of {whose}?")
+        _confirm(service, image, group, all_tags)
     told = list(service.follow("purge", image=image, group=group, all_tags=all_tags, all=everything))
     answer = {key: value for key, value in told[-1].items() if key != "done"}
     if as_json:
         print_json(answer)
         return
     click.echo(
-        f"{answer['image'] or 'All'} of group {answer['group']} is purged: {count(answer, 'blobs')} blobs that it held,"
-        f" of which {count(answer, 'removed')} are removed, {size(answer['removed_bytes'])}."
+        f"{answer['image'] or 'All'} of group {answer['group']} is purged:"
+        f" {things(answer, 'blobs', 'blob')} that it held, of which {things(answer, 'removed', 'is', 'are')} removed, {size(answer['removed_bytes'])}."
     )
 
 
-def _confirm(question: str) -> None:
-    """Raises Refused where nobody can be asked, and Abort for a no."""
+def _confirm(service: Service, image: str | None, group: str | None, all_tags: bool) -> None:
+    """Ask whether what is named is meant. Raises Refused where it is not there or nobody can be asked, and Abort for a
+    no."""
     if not sys.stdin.isatty():
         raise Refused("nobody can be asked here whether to purge that; if it is meant, add --yes")
-    click.confirm(question, abort=True, err=True)
+    flags = {"all_tags": "true"} if all_tags else {"all": "true"} if image is None else {}
+    named = service.get("purge/named", image=image, group=group, **flags)
+    what = named["image"] or "everything"
+    question = f"Purge {'all tags of ' if all_tags else ''}{what} from the cache of group {named['group']}?"
+    click.confirm(one_line(question), abort=True, err=True)
 
 
 @click.command(cls=Command, epilog=example("depproxy pin alpine:3.20", "depproxy pin ghcr.io/org/app --group acme"))
@@ -83,7 +87,8 @@ def pin(service: Service, image: str, group: str | None, as_json: bool) -> None:
         return
     click.echo(f"{answer['image']} is kept for group {answer['group']}.")
     if not answer["here"]:
-        click.echo("It is not in the cache yet; `depproxy warm` brings it in.", err=True)
+        to = "" if group is None else f" --group {answer['group']}"
+        click.echo(f"It is not in the cache yet; `depproxy warm{to} {image}` brings it in.", err=True)
 
 
 @click.command(cls=Command, epilog=example("depproxy unpin alpine:3.20"))

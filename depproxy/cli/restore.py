@@ -28,6 +28,7 @@ from depproxy.index.address import InvalidAddress
 from depproxy.index.factory import make_restoring
 from depproxy.index.interface import IndexUnavailable
 from depproxy.index.rundir import EmbeddedRedisError
+from depproxy.plural import counted, plural
 from depproxy.storage.files import FileStore, StoreInUse
 
 T = TypeVar("T")
@@ -145,11 +146,12 @@ def _run(work: Callable[[Any], Awaitable[T]]) -> T:
 
 
 def _say(file: Path, done: Restored) -> None:
-    blobs = f", {done.blobs:,} blobs" if done.blobs else ""
-    click.echo(f"{file}: restored {done.keys} files of keys, {done.items:,} items of the index{blobs}")
+    blobs = f", {done.blobs:,} {plural(done.blobs, 'blob')}" if done.blobs else ""
+    click.echo(f"{file}: restored {counted(done.keys, 'file')} of keys, {done.items:,} items of the index{blobs}")
     if done.damaged:
         click.echo(
-            f"{done.damaged} blobs were damaged already when they were backed up: they are left out, and fetched again",
+            f"{counted(done.damaged, 'blob was', 'blobs were')} damaged already at the backup:"
+            " left out, and fetched again",
             err=True,
         )
     click.echo("start the service: systemctl start depproxy.socket depproxy.service", err=True)

@@ -10,7 +10,7 @@ import click
 
 from depproxy.cli.client import Answer, Service, service_options
 from depproxy.cli.command import Command, example
-from depproxy.cli.output import count, json_option, percent, print_json, print_pairs, print_table, size, span
+from depproxy.cli.output import count, json_option, percent, print_json, print_pairs, print_table, size, span, things
 from depproxy.config.errors import one_line
 
 # The last one counts all that was no content: whoever is asked to log in, and what upstream does not have, too.
@@ -55,7 +55,7 @@ def _summary(answer: Answer) -> Iterator[tuple[str, str]]:
     cache = answer["cache"]
     if answer["index"]["reachable"]:
         full = "" if cache["max_bytes"] is None else f" ({percent(cache['bytes'], cache['max_bytes'])})"
-        yield "cache", f"{size(cache['bytes'])} of {size(cache['max_bytes'])}{full}, {count(cache, 'blobs')} blobs"
+        yield "cache", f"{size(cache['bytes'])} of {size(cache['max_bytes'])}{full}, {things(cache, 'blobs', 'blob')}"
     else:
         yield "cache", f"at most {size(cache['max_bytes'])}"
         yield "index", f"cannot be reached: {answer['index']['error']}"

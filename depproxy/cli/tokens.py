@@ -9,6 +9,7 @@ import click
 from attrs import frozen
 
 from depproxy.access.passwords import DEPLOY, GROUP, PERSONAL, hash_token, new_secret
+from depproxy.access.scopes import enough, in_words
 from depproxy.cli.command import RELOAD, Command, Refused, config_option, environ, example, parsed
 from depproxy.cli.edit import add_table, remove
 from depproxy.cli.expiry import Expiry, expiry
@@ -56,7 +57,14 @@ class Owner:
         return group_table(path, settings, text, self.group, f"add {header} to the file")
 
 
-@click.group("token")
+@click.group(
+    "token",
+    epilog=example(
+        "depproxy token create --user alice --name laptop --expires 90d",
+        "depproxy token list",
+        "depproxy token revoke --user alice --name laptop",
+    ),
+)
 def token() -> None:
     """Make, list and revoke tokens."""
 
@@ -130,6 +138,9 @@ def create(
     click.echo(secret)
     host = settings.server.public_url.partition("://")[2]
     click.echo(f"This secret is shown once: {config} has a hash of it only. It expires: {expires}.", err=True)
+    strict = settings.access.require_write_registry
+    if scopes and not enough(scopes, strict=strict):
+        click.echo(f"It cannot pull, nor log in: that needs the scopes {in_words(strict=strict)}.", err=True)
     click.echo(RELOAD, err=True)
     click.echo(f"Log in: docker login {host} -u {username or user or name} --password-stdin", err=True)
 

@@ -95,7 +95,9 @@ def _check(settings: Settings, config: Path, group: str) -> None:
     if settings.access.gitlab is not None:
         return
     if group not in settings.groups:
-        raise Refused(f"{config}: {dotted('groups', group)}: is not there{near(group, settings.groups)}")
+        header = dotted("groups", group)
+        hint = near(group, settings.groups) or f"; name another group, or add [{header}] to the file"
+        raise Refused(f"{config}: {header}: is not there{hint}")
     top = group.partition("/")[0]
     if top not in settings.groups:
         direct = f"{_PREFIX}DIRECT_GROUP_IMAGE_PREFIX"

@@ -65,8 +65,12 @@ def warm(
         raise click.UsageError("Name at least one IMAGE, or a file that lists them by -f.")
     asked = [part.strip() for text in platforms for part in text.split(",") if part.strip()]
     told = cast(Generator[Answer], service.follow("warm", images=wanted, group=group, platforms=asked))
-    with closing(told) as steps:
-        failed = _print_json(steps) if as_json else _show(steps)
+    try:
+        with closing(told) as steps:
+            failed = _print_json(steps) if as_json else _show(steps)
+    except KeyboardInterrupt:
+        click.echo("Nothing more is begun; layers that are being downloaded go on to their end.", err=True)
+        raise click.Abort from None
     if failed:
         raise click.exceptions.Exit(1)
 

@@ -205,6 +205,6 @@ def test_a_list_on_a_schedule(start_proxy: Callable[..., Proxy], hub: Hub, regis
     proxy.process.signal(signal.SIGHUP)
     wait_until(lambda: proxy.metric("depproxy_warm_runs_total", outcome="done") >= 1, "a run", deadline=90)
     assert proxy.metric("depproxy_warmed_images_total", outcome="done") >= 1
-    assert "warm[0]: 1 images warmed, " in proxy.log
+    assert "warm[0]: 1 image warmed, " in proxy.log
     hub.down()
     assert Skopeo(place / "skopeo").copy(f"{proxy.host}/team/warm-cron:1").is_exactly(image)

@@ -35,6 +35,7 @@ def _removed(removed: Removed) -> Document:
         "why": removed.why,
         "group": removed.group,
         "blobs": removed.blobs,
+        "let_go_bytes": removed.let_go,
         "removed": removed.removed,
         "removed_bytes": removed.size,
         "repositories": removed.repositories,

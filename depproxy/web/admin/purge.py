@@ -24,6 +24,14 @@ class PurgeFace:
         self._inspector = inspector
         self._named = named
 
+    @app.answers("GET", "/v1/purge/named", "group", "image", "all_tags", "all")
+    async def named(self, ask: Ask) -> Document:
+        """What would be purged, by its full name, for a question to somebody; an error if nothing is known of it."""
+        group, home, reference = self._what(ask)
+        if not await self._purges.knows(group, home, reference):
+            raise AdminError(await self._why_not(group, home, reference), 404)
+        return {"group": group, "image": _name(home, reference)}
+
     @app.tells("/v1/purge", "group", "image", "all_tags", "all")
     async def purge(self, ask: Ask, progress: Progress) -> Document:
         """What the group does not hold any more, and what of that was removed. Who leaves does not end it."""
