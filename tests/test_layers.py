@@ -15,7 +15,7 @@ MAX_LINES = 350
 # Who may import whom: web -> cache, access, backup -> upstream, storage, index -> oci.
 LEVELS = {"oci": 0, "upstream": 1, "storage": 1, "index": 1, "cache": 2, "access": 2, "backup": 2, "web": 3}
 # These stand beside the levels. Anyone but oci may import them; of the project they import oci alone.
-SHARED = {"coalesce", "config", "metrics"}
+SHARED = {"coalesce", "config", "metrics", "plural"}
 # These see all, and nobody sees them, but for whom is named here.
 TOPS = {
     "house": {"service"},

@@ -53,9 +53,10 @@ def purge(
     if as_json:
         print_json(answer)
         return
+    removed = f"{things(answer, 'removed', 'is', 'are')} removed, {size(answer['removed_bytes'])}"
     click.echo(
         f"{answer['image'] or 'All'} of group {answer['group']} is purged:"
-        f" {things(answer, 'blobs', 'blob')} that it held, of which {things(answer, 'removed', 'is', 'are')} removed, {size(answer['removed_bytes'])}."
+        f" {things(answer, 'blobs', 'blob')} that it held, of which {removed}."
     )
 
 
