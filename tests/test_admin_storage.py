@@ -336,7 +336,7 @@ class Collecting(FaceTestCase):
                             "why": "expired",
                             "group": "acme",
                             "blobs": 3,
-                            "let_go_bytes": None,
+                            "let_go_bytes": size,
                             "removed": 3,
                             "removed_bytes": size,
                             "repositories": 1,

@@ -293,7 +293,7 @@ def test_gc(double: Double) -> None:
         "why": "expired",
         "group": "acme",
         "blobs": 7,
-        "let_go_bytes": None,
+        "let_go_bytes": 3 << 20,
         "removed": 0,
         "repositories": 1,
     }
@@ -309,7 +309,7 @@ def test_gc(double: Double) -> None:
     result = run(double, "gc")
     assert lines(result) == [
         "WHY      GROUP  LET GO  LET GO SIZE  REMOVED     SIZE  REPOSITORIES FORGOTTEN",
-        "expired  acme        7            -        0  3.0 MiB                       1",
+        "expired  acme        7      3.0 MiB        0  3.0 MiB                       1",
         "evicted  -       2,000      5.0 MiB    2,000  3.0 MiB                       0",
         "1 file had no entry in the index, 2 entries had no file.",
     ]

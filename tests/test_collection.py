@@ -107,7 +107,8 @@ class Collecting(CacheTestCase):
         self.cache.ttls["acme"] = 60
         left = sum(SIZES[digest] for digest in PARTS[2])
         self.cache.limit = left + 1
-        expired = Removed(Why.EXPIRED, "acme", 3, 3, sum(SIZES[digest] for digest in PARTS[0]), 0)
+        size = sum(SIZES[digest] for digest in PARTS[0])
+        expired = Removed(Why.EXPIRED, "acme", 3, 3, size, 0, size)
         assert Outcome(self.cache.collector.rehearse()).value == Collected([expired], Swept(0, 0))
         assert self.log.lines == []
         assert collect(self.cache) == Collected([expired], Swept(0, 0))

@@ -393,8 +393,8 @@ class Expiring(KeepingTestCase):
         size = sum(SIZES[digest] for digest in PARTS[0])
         assert self.removed("expired") == (3, size)
         assert self.log.lines[-1] == (
-            f"group acme has not read 3 blobs for its ttl: 3 of them, {size} bytes, are removed; 1 repository is"
-            " forgotten"
+            f"group acme has not read 3 blobs, {size} bytes, for its ttl: 3 of them, {size} bytes, are removed;"
+            " 1 repository is forgotten"
         )
         assert self.questions(HOME, 0) == ["HEAD manifests", "GET manifests", "GET blobs", "GET blobs"]
 

@@ -125,7 +125,7 @@ class Expiring(SizeTestCase):
         self.logged.clear()
         self.listening.clear()
         await self.start()
-        line = f"group local has not read 1 blob for its ttl: 1 of them, {SIZE} bytes, is removed"
+        line = f"group local has not read 1 blob, {SIZE} bytes, for its ttl: 1 of them, {SIZE} bytes, is removed"
         await until(lambda: self.has_logged(line))
         assert (self.is_here(old), self.is_here(new)) == (False, True)
         assert (await self.numbers())['depproxy_removed_blobs_total{why="expired"}'] == 1

@@ -106,22 +106,23 @@ class Expirer:
         # Reads that wait to be written are the latest ones.
         await self._index.flush()
         gone: list[int] = []
-        let_go, passed, more = 0, 0, True
+        let_go: list[int] = []
+        passed, more = 0, True
         while more and not self._stopped:
-            count, passed, more = await self._uses.removing.run(self._let_go, group, before, passed, protected, gone)
-            let_go += count
+            passed, more = await self._uses.removing.run(self._let_go, group, before, passed, protected, let_go, gone)
         forgotten = await self._forget(group, before)
-        return Removed(Why.EXPIRED, group, let_go, len(gone), sum(gone), forgotten)
+        return Removed(Why.EXPIRED, group, len(let_go), len(gone), sum(gone), forgotten, sum(let_go))
 
     async def _let_go(
-        self, group: str, before: float, passed: int, protected: Set[Digest], gone: list[int]
-    ) -> tuple[int, int, bool]:
-        """Let go of a batch. How many that were, how many stay in front of the rest, and whether there may be more."""
+        self, group: str, before: float, passed: int, protected: Set[Digest], let_go: list[int], gone: list[int]
+    ) -> tuple[int, bool]:
+        """Let go of a batch. How many stay in front of the rest, and whether there may be more."""
         entries = await self._groups.coldest_of(group, BATCH, passed)
         old = [entry for entry in entries if entry.used < before]
         free = [entry for entry in old if entry.digest not in protected and not self._remover.busy(entry.digest)]
         gone += await self._remover.let_go(group, free, Why.EXPIRED)
-        return len(free), passed + len(old) - len(free), len(old) == BATCH
+        let_go += [entry.size for entry in free]
+        return passed + len(old) - len(free), len(old) == BATCH
 
     async def _forget(self, group: str, before: float) -> int:
         """Forget homes that are not read any more, and what the others have no use for. How many homes went."""

@@ -31,8 +31,8 @@ class Why(StrEnum):
 @frozen
 class Removed:
     """
-    What a run has let go, and why: so many blobs of a `group`, or of all (None), of `let_go` bytes in sum (None: not
-    counted). Of these `removed` are gone from the store, of `size` bytes in sum, for no other group holds them; and so
+    What a run has let go, and why: so many blobs of a `group`, or of all (None), of `let_go` bytes in sum. Of
+    these `removed` are gone from the store, of `size` bytes in sum, for no other group holds them; and so
     many `repositories` are forgotten.
     """
 
@@ -42,17 +42,16 @@ class Removed:
     removed: int
     size: int
     repositories: int = 0
-    let_go: int | None = None
+    let_go: int = 0
 
     def __str__(self) -> str:
-        blobs, are = counted(self.blobs, "blob"), plural(self.removed, "is", "are")
-        let_go = "" if self.let_go is None else f", {self.let_go} bytes"
+        let_go, are = f"{counted(self.blobs, 'blob')}, {self.let_go} bytes", plural(self.removed, "is", "are")
         removed = f"{self.removed} of them, {self.size} bytes, {are} removed"
         if self.why is Why.EXPIRED:
             forgotten = counted(self.repositories, "repository is", "repositories are")
-            return f"group {self.group} has not read {blobs}{let_go} for its ttl: {removed}; {forgotten} forgotten"
+            return f"group {self.group} has not read {let_go}, for its ttl: {removed}; {forgotten} forgotten"
         if self.group is not None:
-            return f"group {self.group} was above its quota and lets go of {blobs}{let_go}: {removed}"
+            return f"group {self.group} was above its quota and lets go of {let_go}: {removed}"
         return f"{counted(self.removed, 'blob')} {self.why}, {self.size} bytes"
 
 

@@ -30,7 +30,7 @@ def gc(service: Service, dry_run: bool, as_json: bool) -> None:
             removed["why"],
             removed["group"] or "-",
             count(removed, "blobs"),
-            "-" if removed.get("let_go_bytes") is None else size(removed["let_go_bytes"]),
+            size(removed["let_go_bytes"]),
             count(removed, "removed"),
             size(removed["removed_bytes"]),
             count(removed, "repositories"),
