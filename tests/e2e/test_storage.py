@@ -8,9 +8,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
 from typing import Any
 
 from tests.e2e import images, wire
+from tests.e2e.engines import Docker, Skopeo
 from tests.e2e.processes import run, wait_until
 from tests.e2e.servers import ROOT, Hub, Proxy, Registry
 
@@ -246,3 +249,55 @@ def test_a_check_while_clients_pull(proxy: Proxy, registry: Registry) -> None:
         for one in pulls:
             assert one.result() == {"miss"}
     assert command(proxy, "fsck", "--verify").stdout.splitlines()[-1] == "All is right."
+
+
+AGED = """\
+local key = 'depproxy:2:held:acme'
+for _, digest in ipairs(redis.call('ZRANGE', key, 0, -1)) do redis.call('ZINCRBY', key, -172800, digest) end
+"""
+
+
+def test_clients_pull_while_all_of_it_runs(
+    start_proxy: Callable[..., Proxy], registry: Registry, docker: Docker, place: Path
+) -> None:
+    """docker and skopeo, beside expiry, purge, eviction, check and warm: each pull is right."""
+    proxy = start_proxy('[groups.acme]\nanonymous = ["127.0.0.0/8"]\nttl = "1d"\nquota = "100 MiB"\n')
+    pushed = [registry.push("team/beside", images.busybox(f"beside all of it {n}"), str(n)) for n in range(4)]
+    registry.push("team/idle", images.busybox("nobody pulls it"), "1")
+    over = Event()
+
+    def work(take: Callable[[str, images.Manifest], None]) -> int:
+        count = 0
+        while not over.is_set():
+            number = count % len(pushed)
+            take(f"{proxy.host}/acme/dependency_proxy/containers/team/beside:{number}", pushed[number])
+            count += 1
+        return count
+
+    def by_docker(name: str, image: images.Manifest) -> None:
+        docker.pull(name)
+        assert docker.inspect(name)["Id"] == image.config.digest
+        docker("image", "rm", name)
+
+    skopeo = Skopeo(place / "skopeo")
+
+    def by_skopeo(name: str, image: images.Manifest) -> None:
+        assert skopeo.copy(name).is_exactly(image)
+
+    with ThreadPoolExecutor(2) as pool:
+        workers = [pool.submit(work, take) for take in (by_docker, by_skopeo)]
+        try:
+            for _ in range(5):
+                command(proxy, "warm", "--group", "acme", "team/beside:0", "team/idle:1")
+                # The first one has the reads written that are known so far.
+                command(proxy, "gc")
+                redis(proxy, "EVAL", AGED, "0")
+                command(proxy, "gc")
+                command(proxy, "purge", "--group", "acme", "--all", "--yes", check=False)
+                command(proxy, "fsck", "--verify")
+        finally:
+            over.set()
+        assert min(worker.result() for worker in workers) > 1
+    removed = [proxy.metric("depproxy_removed_blobs_total", why=why) for why in ("expired", "purged")]
+    assert min(removed) > 0
+    assert proxy.metric("depproxy_errors_total") == 0
