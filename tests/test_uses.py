@@ -63,7 +63,7 @@ def test_one_step_at_a_time_and_others_while_one_rests() -> None:
     # Its own time is none: it has waited only.
     assert (begun, two.value) == ([1], 2)
     assert one.waits
-    # The rest is not as long as two such steps.
+    # The rest is not as long as three such steps.
     clock.advance(LONGEST_REST)
     assert one.value == "done"
 
