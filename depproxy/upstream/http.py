@@ -109,6 +109,9 @@ def complaint(body: bytes) -> str:
 
 def error_for(upstream: str, what: str, status: int, said: str, retry_after: float | None = None) -> UpstreamError:
     """The error that an answer with this status is; ``what`` was asked for, ``said`` is its complaint."""
+    if status == 404 and not said:
+        # A HEAD has no words for it.
+        said = "not found: check the name, and the tag or digest"
     message = f"{what}: {status}" + (f" {said}" if said else "")
     if status in (404, 410):
         return NotFound(upstream, message, status)
