@@ -235,6 +235,16 @@ class RateLimits(AdminOfService):
         status, found = await self.ask("/v1/ratelimit")
         assert (status, found["asked"], found["rate_limits"]) == (200, True, [])
 
+    async def test_a_hub_that_is_none(self) -> None:
+        registry = await self.begin()
+        registry.paths[PREVIEW_PATH] = answers(404, b"")
+        status, found = await self.ask("/v1/ratelimit")
+        assert status == 502
+        assert found["error"] == (
+            "docker.io has no ratelimitpreview/test, which Docker Hub has for this question: its url is that of another"
+            " registry"
+        )
+
     async def test_a_hub_in_trouble(self) -> None:
         registry = await self.begin()
         registry.paths[PREVIEW_PATH] = answers(503, b"")

@@ -8,6 +8,7 @@ from twisted.internet.interfaces import IReactorTime
 from depproxy.cache.deadline import Deadline
 from depproxy.config.names import HUB, HUB_ALIASES
 from depproxy.oci.reference import Name, Tag
+from depproxy.upstream.errors import NotFound
 from depproxy.upstream.interface import IUpstreamStates, RateLimit
 from depproxy.web.admin.answers import AdminError, Document
 from depproxy.web.admin.application import AdminApplication
@@ -43,4 +44,10 @@ class RateLimitFace:
 
     async def _ask(self, name: str) -> Mapping[str, RateLimit]:
         asking = Deferred.fromCoroutine(self._upstreams.ask_rate_limit(name, PREVIEW, LATEST))
-        return await Deadline.after(self._clock).wait(asking, name, f"HEAD {PREVIEW}:{LATEST}")
+        try:
+            return await Deadline.after(self._clock).wait(asking, name, f"HEAD {PREVIEW}:{LATEST}")
+        except NotFound:
+            raise AdminError(
+                f"{name} has no {PREVIEW}, which Docker Hub has for this question: its url is that of another registry",
+                502,
+            ) from None
