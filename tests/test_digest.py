@@ -7,7 +7,7 @@ import pickle
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from depproxy.oci.digest import Digest, InvalidDigest, UnsupportedAlgorithm
@@ -36,6 +36,8 @@ def is_foreign(text: str) -> bool:
 
 
 @given(almost(st.one_of(digests(), foreign_digests()), ALPHABET) | st.text(ALPHABET) | st.text())
+@example("0_:0")
+@example("a+b-:1")
 def test_accepts_what_the_grammar_accepts(text: str) -> None:
     if is_digest(text):
         assert Digest(text) == text

@@ -36,8 +36,9 @@ class Hasher(Protocol):
 _HASHERS: dict[str, Callable[..., Hasher]] = {"sha256": hashlib.sha256, "sha512": hashlib.sha512}
 
 _match = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}").fullmatch
-# The grammar of every digest, registered or not. Each repetition is possessive.
-_match_any = re.compile(r"[a-z0-9]++(?:[+._-][a-z0-9]++)*+:[A-Za-z0-9=_-]++").fullmatch
+# The grammar of every digest, registered or not. The group is not possessive: before Python 3.11.5 one that has begun
+# to match, and does not go on to, counts as far as it came (python/cpython#106052).
+_match_any = re.compile(r"[a-z0-9]++(?:[+._-][a-z0-9]++)*:[A-Za-z0-9=_-]++").fullmatch
 
 
 def _hasher(algorithm: str) -> Callable[..., Hasher]:

@@ -12,9 +12,10 @@ __all__ = ["MAX_NAME", "InvalidName", "InvalidTag", "Name", "Reference", "Tag", 
 # Characters. The specification speaks of clients that stop here; distribution refuses more.
 MAX_NAME = 255
 
-# Possessive repetitions: one character tells where in the grammar it stands, so nothing is ever tried twice.
-_COMPONENT = r"[a-z0-9]++(?:(?:\.|_{1,2}+|-++)[a-z0-9]++)*+"
-_match_name = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*+").fullmatch
+# Possessive repetitions: one character tells where in the grammar it stands, so nothing is ever tried twice. Those of
+# groups are not: before Python 3.11.5 they may count what has only begun to match (python/cpython#106052).
+_COMPONENT = r"[a-z0-9]++(?:(?:\.|_{1,2}+|-++)[a-z0-9]++)*"
+_match_name = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*").fullmatch
 _match_tag = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}+").fullmatch
 
 
