@@ -14,6 +14,7 @@ from twisted.logger import Logger
 
 from depproxy.cache.background import Background
 from depproxy.cache.links import Links
+from depproxy.cache.paging import pages
 from depproxy.cache.pins import Pins
 from depproxy.cache.removal import Removed, Remover, Why
 from depproxy.cache.tags import Tags
@@ -128,17 +129,16 @@ class Expirer:
         """Forget homes that are not read any more, and what the others have no use for. How many homes went."""
         kept = {home for home, _ in await self._groups.pins()}
         changed: set[Home] = set()
-        count, cursor = 0, "0"
+        count = 0
         try:
-            while not self._stopped:
-                cursor, homes = await self._groups.homes(group, cursor)
+            async for homes in pages(lambda cursor: self._groups.homes(group, cursor)):
+                if self._stopped:
+                    break
                 for home in homes.keys() - kept:
                     if homes[home] >= before:
                         await self._prune(home, before, changed)
                     elif await self._unread(home, homes[home], changed):
                         count += 1
-                if cursor == "0":
-                    break
         finally:
             # Also where the index went down in the middle. Going through what is remembered takes a moment.
             if changed:

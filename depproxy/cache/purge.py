@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from depproxy.cache.background import Background
 from depproxy.cache.contents import Contents
 from depproxy.cache.links import Links
+from depproxy.cache.paging import pages
 from depproxy.cache.removal import Remover, Why
 from depproxy.cache.tags import Tags
 from depproxy.cache.uses import Uses
@@ -164,12 +165,8 @@ class Purger:
         """Purge one repository of a group, with all its tags."""
         await self._index.flush()
         digests: list[Digest] = []
-        cursor = "0"
-        while True:
-            cursor, links = await self._groups.links(home, cursor)
+        async for links in pages(lambda cursor: self._groups.links(home, cursor)):
             digests += links
-            if cursor == "0":
-                break
         purged = await self._let_go(home, digests)
         # Last, so that an order that is given again finds it.
         await self._groups.forget_home(home)
@@ -185,9 +182,7 @@ class Purger:
         parts = list(await self._contents.below(root))
         needed: set[Digest] = set()
         others: list[Tag] = []
-        cursor = "0"
-        while True:
-            cursor, tags = await self._groups.tags(home, cursor)
+        async for tags in pages(lambda cursor: self._groups.tags(home, cursor)):
             for tag, record in tags.items():
                 if tag == reference:
                     continue
@@ -195,8 +190,6 @@ class Purger:
                     others.append(tag)
                 elif (other := await self._contents.root(home, tag)) is not None:
                     needed |= (await self._contents.below(other)).keys()
-            if cursor == "0":
-                break
         # Manifests after what they name, and what names the image last: an order that is given again finds all of it.
         own = [digest for digest in reversed(parts) if digest not in needed]
         purged = await self._let_go(home, own)
@@ -237,14 +230,10 @@ class Purger:
             raise Stopped
 
     async def _homes(self, group: str) -> AsyncIterator[Home]:
-        cursor = "0"
-        while True:
-            cursor, homes = await self._groups.homes(group, cursor)
+        async for homes in pages(lambda cursor: self._groups.homes(group, cursor)):
             for home in homes:
                 self._go_on()
                 yield home
-            if cursor == "0":
-                return
 
     def _forget(self, concerned: Callable[[Home], bool]) -> None:
         """What this process remembers."""
